@@ -1,0 +1,182 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from dnrlib.errors import ConfigError
+from dnrlib.statistics import Interval, mean_interval, paired_difference
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def ends(interval):
+    return interval.low, interval.high
+
+
+def test_agrees_with_all_resamples_of_a_small_case():
+    values = np.array([0.0, 1.0, 3.0, 7.0, 20.0])
+    means = [np.mean(draw) for draw in itertools.product(values, repeat=5)]
+    interval = mean_interval(values, confidence=0.8, resamples=40_000)
+    assert interval.mean == 6.2
+    assert ends(interval) == pytest.approx(np.quantile(means, [0.1, 0.9]), abs=0.15)
+
+
+def test_agrees_with_scipy():
+    values = np.random.default_rng(0).exponential(size=200)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=0
+    ).confidence_interval
+    ours = mean_interval(values, resamples=20_000)
+    assert ends(ours) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_sign_is_positive_where_the_first_is_higher():
+    common, gain = normal(500), 0.2 + 0.1 * normal(500, seed=1)
+    better = paired_difference(common + gain, common)
+    assert better.mean == pytest.approx(gain.mean())
+    assert 0 < better.low < better.mean < better.high
+    worse = paired_difference(common, common + gain)
+    assert worse.mean == pytest.approx(-better.mean)
+    assert worse.low < worse.high < 0
+
+
+def test_pairing_removes_what_the_lists_share():
+    common = 10 * normal(500)
+    a, b = common + 0.1 * normal(500, seed=1), common + 0.1 * normal(500, seed=2)
+    interval = paired_difference(a, b)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * math.sqrt(0.02 / 500), rel=0.2)
+
+
+def test_no_difference_has_an_interval_of_no_width():
+    values = normal(50)
+    assert paired_difference(values, values) == Interval(0, 0, 0, lists=50, dropped=0)
+
+
+def test_undefined_pairs_are_dropped_and_counted():
+    a, b = np.array([1.0, np.nan, 3.0, 4.0]), np.array([0.0, 1.0, np.nan, 0.0])
+    interval = paired_difference(a, b)
+    assert (interval.mean, interval.lists, interval.dropped) == (2.5, 2, 2)
+    assert interval == Interval(**{**vars(paired_difference(a[[0, 3]], b[[0, 3]])), "dropped": 2})
+
+
+def test_a_list_undefined_under_one_seed_is_dropped_under_all():
+    values = np.array([[1.0, 2.0, np.nan], [1.0, 4.0, 5.0]])
+    interval = mean_interval(values)
+    assert (interval.mean, interval.lists, interval.dropped) == (2.0, 2, 1)
+
+
+def test_same_seed_same_interval():
+    values = normal(100)
+    assert mean_interval(values, seed=1) == mean_interval(values, seed=1)
+    assert mean_interval(values, seed=1) != mean_interval(values, seed=2)
+
+
+def test_float32_is_averaged_in_double_precision():
+    values = np.full(100_003, 0.1, dtype=np.float32)
+    assert mean_interval(values, resamples=10).mean == pytest.approx(float(values[0]), abs=1e-12)
+
+
+def test_resamples_drawn_in_parts_are_as_wide_as_at_once(monkeypatch):
+    values = normal(300)
+    at_once = mean_interval(values)
+    monkeypatch.setattr("dnrlib.statistics._DRAWS_AT_ONCE", 1000)
+    assert ends(mean_interval(values)) == pytest.approx(ends(at_once), abs=0.01)
+
+
+def test_copies_within_clusters_add_no_certainty():
+    values = normal(40)
+    clusters = np.array([f"user {user}" for user in range(40)])
+    copied = mean_interval(values.repeat(9), clusters.repeat(9))
+    alone = mean_interval(values)
+    assert sorted(ends(copied)) == pytest.approx(ends(alone), abs=0.05)
+    naive = mean_interval(values.repeat(9))
+    assert naive.high - naive.low < 0.5 * (copied.high - copied.low)
+
+
+def test_clusters_of_unequal_size_weigh_each_list_alike():
+    clusters = np.repeat([0, 1, 2], [1, 5, 30])
+    assert ends(mean_interval(np.ones(36), clusters)) == (1, 1)
+
+
+def test_every_seed_alike_is_one_seed():
+    values = normal(40)
+    once, twice = mean_interval(values), mean_interval(np.stack([values] * 4))
+    assert ends(twice) == pytest.approx(ends(once), abs=0.03)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    values = 0.1 * normal(8, 200) + normal(8, 1, seed=1)
+    over_both, over_lists = mean_interval(values), mean_interval(values.mean(0))
+    assert over_both.mean == pytest.approx(over_lists.mean)
+    width = over_both.high - over_both.low
+    assert width > 10 * (over_lists.high - over_lists.low)
+    assert width == pytest.approx(2 * 1.96 * values.mean(1).std() / math.sqrt(8), rel=0.1)
+
+
+def covers(samples, **options):
+    intervals = [mean_interval(values, resamples=400, **options) for values in samples]
+    return np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+
+
+def tolerance(runs, coverage=0.95):
+    return 4 * math.sqrt(coverage * (1 - coverage) / runs)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_coverage_over_lists(confidence):
+    samples = np.random.default_rng(0).exponential(size=(500, 200)) - 1
+    assert covers(samples, confidence=confidence) == pytest.approx(
+        confidence, abs=tolerance(500, confidence)
+    )
+
+
+def test_coverage_over_clusters():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(80), rng.integers(1, 12, 80))
+    samples = rng.normal(size=(500, 80))[:, clusters] + rng.normal(size=(500, len(clusters)))
+    assert covers(samples, clusters=clusters) == pytest.approx(0.95, abs=tolerance(500))
+    assert covers(samples) < 0.8
+
+
+def test_coverage_over_seeds_and_lists():
+    rng = np.random.default_rng(0)
+    samples = (
+        rng.normal(size=(300, 20, 1))
+        + 2 * rng.normal(size=(300, 1, 100))
+        + rng.normal(size=(300, 20, 100))
+    )
+    assert covers(samples) == pytest.approx(0.95, abs=tolerance(300))
+    assert covers(samples.mean(1)) < 0.87
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 5), (2, 5)])
+def test_shapes_must_match(shape):
+    with pytest.raises(ConfigError, match="same lists"):
+        paired_difference(normal(5), normal(*shape))
+
+
+@pytest.mark.parametrize("values", [normal(2, 3, 4), np.array(1.0)])
+def test_values_are_lists_or_seeds_by_lists(values):
+    with pytest.raises(ConfigError, match=r"\[lists\] or \[seeds, lists\]"):
+        mean_interval(values)
+
+
+def test_clusters_must_match_the_lists():
+    with pytest.raises(ConfigError, match="clusters"):
+        mean_interval(normal(3, 10), np.arange(3))
+
+
+@pytest.mark.parametrize("options", [{"confidence": 0.0}, {"confidence": 95.0}, {"resamples": 0}])
+def test_bad_options_are_named(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        mean_interval(normal(10), **options)
+
+
+@pytest.mark.parametrize("values", [np.array([]), np.array([np.nan]), np.zeros((2, 0))])
+def test_no_list_left(values):
+    with pytest.raises(ConfigError, match="no list is left"):
+        mean_interval(values)
