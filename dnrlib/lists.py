@@ -1,0 +1,134 @@
+"""Candidate lists: the one bundle of tensors that training, evaluation and serving share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dnrlib.errors import DataError, DnrError
+from dnrlib.log import SPLITS, digest
+
+TENSORS = ("users", "history", "items", "scores", "labels", "shown", "split", "list")
+
+
+@dataclass(frozen=True)
+class CandidateLists:
+    """Lists of n candidates with the retriever's scores x and the feedback z; also the batch type.
+
+    Args:
+        users: 0 … users - 1.
+        history: the user's items before the list, left-padded with 0, latest last.
+        items: the candidates, 1 … items, each at most once in a list.
+        scores: the retriever's scores x in [0, 1].
+        labels: the feedback z; only a shown item can have a positive label.
+        shown: whether the candidate was shown to the user.
+        split: 0 train, 1 validation, 2 test.
+        list: the number of the list in its log, for pairing lists between protocols.
+        meta: ``users`` and ``items`` (sizes), and how the lists were made.
+    """
+
+    users: Int[Tensor, " lists"]
+    history: Int[Tensor, "lists history"]
+    items: Int[Tensor, "lists n"]
+    scores: Float[Tensor, "lists n"]
+    labels: Bool[Tensor, "lists n"]
+    shown: Bool[Tensor, "lists n"]
+    split: Int[Tensor, " lists"]
+    list: Int[Tensor, " lists"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> CandidateLists:
+        mapped: dict[str, Any] = {name: function(getattr(self, name)) for name in TENSORS}
+        return replace(self, **mapped)
+
+    def __getitem__(self, index: Tensor | slice) -> CandidateLists:
+        """The lists at an index, a mask or a slice."""
+        return self._map(lambda tensor: tensor[index])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[CandidateLists], meta: dict[str, Any]) -> CandidateLists:
+        """The lists of all parts, one after the other."""
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS
+        }
+        return cls(**joined, meta=meta)
+
+    def to(self, device: torch.device | str) -> CandidateLists:
+        """The same lists on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def of_split(self, name: str) -> CandidateLists:
+        """The lists of split ``train``, ``validation`` or ``test``."""
+        return self[self.split == SPLITS.index(name)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every tensor and of ``meta``."""
+        tensors = (getattr(self, name) for name in TENSORS)
+        return digest(tensors, json.dumps(self.meta, sort_keys=True))
+
+    def validate(self) -> CandidateLists:
+        """Return the lists unchanged, or raise DnrError with the first list at fault."""
+        users, items = self.meta.get("users"), self.meta.get("items")
+        if not isinstance(users, int) or not isinstance(items, int):
+            raise DnrError("meta must give the number of `users` and of `items`")
+        ordered = self.items.sort(dim=1).values
+        for message, wrong in {
+            f"users must lie in 0 … {users - 1}": (self.users < 0) | (self.users >= users),
+            f"items must lie in 1 … {items}": (self.items < 1) | (self.items > items),
+            "a candidate stands twice in the list": ordered[:, 1:] == ordered[:, :-1],
+            f"history must lie in 0 … {items}": (self.history < 0) | (self.history > items),
+            "scores must lie in [0, 1]": ~((self.scores >= 0) & (self.scores <= 1)),
+            "a candidate that was not shown has a positive label": self.labels & ~self.shown,
+            "the list has no positive label": ~self.labels.any(dim=1),
+            "the user has no history before the list": ~(self.history > 0).any(dim=1),
+            "split must be 0, 1 or 2": (self.split < 0) | (self.split > 2),
+        }.items():
+            rows = wrong.reshape(len(self), -1).any(dim=1).nonzero()
+            if len(rows):
+                raise DnrError(f"list {int(rows[0])} ({len(rows)} in all): {message}")
+        return self
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file; an existing file is replaced only when all is written."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            tensors = {name: getattr(self, name).cpu().contiguous() for name in TENSORS}
+            save_file(tensors, partial, metadata={"meta": json.dumps(self.meta)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> CandidateLists:
+        """Read and validate what `save` wrote.
+
+        Raises:
+            DataError: the file is missing, not safetensors, lacks a tensor, or holds bad lists.
+        """
+        if not Path(path).is_file():
+            raise DataError(path, "no such file: make it with `dnr data prepare`")
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in TENSORS}
+                meta = json.loads((file.metadata() or {})["meta"])
+            return cls(**tensors, meta=meta).validate()
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(path, f"not a file of candidate lists ({error})") from error
+        except DnrError as error:
+            raise DataError(path, str(error)) from error
