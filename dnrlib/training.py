@@ -1,0 +1,399 @@
+"""The two-phase training of DNR, around any reranker; direct training is its special case."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dnrlib.errors import ConfigError, DataError, TrainingError
+from dnrlib.lists import CandidateLists
+from dnrlib.losses import LIKELIHOODS, REGULARISERS
+from dnrlib.metrics import ndcg, ranking
+from dnrlib.noise import BetaNoise, GaussianNoise, MLPNoise, Noise
+from dnrlib.rerankers.base import Reranker
+
+CHECK_EVERY = 50
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a reranker is trained. ``noise = generator = "none"`` is direct training.
+
+    DNR-G and DNR-B have Gaussian and Beta noise in phase one and a generator in phase two;
+    heuristic noise only ("w/ G", "w/ B") has no generator. The paper's ablations set
+    ``adversarial_weight`` or ``regulariser_weight`` to 0.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    clip: float = 5.0
+    """Largest norm of the gradient."""
+    likelihood: str = "bernoulli"
+    """``bernoulli`` or ``softmax``: see `dnrlib.losses`."""
+    noise: str = "none"
+    """Heuristic noise: ``none``, ``gaussian`` or ``beta``."""
+    beta: tuple[float, float] = (0.5, 0.5)
+    generator: str = "none"
+    """Phase two: ``none``, ``scores`` or ``epsilon``: see `dnrlib.noise.MLPNoise`."""
+    lambda_c: float = 0.4
+    lambda_m: float = 0.5
+    lambda_e: int = 5
+    """Epochs of phase one."""
+    adversarial_weight: float = 1.0
+    regulariser_weight: float = 1.0
+    regulariser: str = "conditional"
+    """``conditional`` or ``pooled``: see `dnrlib.losses`."""
+    generator_learning_rate: float = 1e-3
+    patience: int = 0
+    """Stop after so many epochs without a better validation NDCG@6; 0 never stops. With a
+    generator the count starts in phase two."""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "likelihood": tuple(LIKELIHOODS),
+            "noise": ("none", "gaussian", "beta"),
+            "generator": ("none", "scores", "epsilon"),
+            "regulariser": tuple(REGULARISERS),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                value = getattr(self, name)
+                raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(allowed)}")
+        for name in ("epochs", "batch_size", "learning_rate", "clip", "generator_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be positive")
+        for name in ("weight_decay", "lambda_m", "lambda_e", "patience"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must not be negative")
+
+    def phase(self, epoch: int) -> int:
+        """1 while the noise is heuristic, 2 once the generator is trained; epochs count from 1."""
+        return 1 if self.generator == "none" or epoch <= self.lambda_e else 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: sent every few steps and, with ``validation``, after each epoch."""
+
+    epoch: int
+    epochs: int
+    phase: int
+    step: int
+    steps: int
+    losses: dict[str, float]
+    lists_per_second: float
+    seconds_left: float
+    validation: float | None = None
+    """NDCG@6 on the validation lists."""
+    best: float | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of a run's curves."""
+
+    epoch: int
+    phase: int
+    losses: dict[str, float]
+    validation: float
+    seconds: float
+    lists_per_second: float
+
+
+class _Plain(Reranker):
+    """A module that knows only ``forward(batch, scores)``."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def score(self, state: Any, scores: Tensor) -> Tensor:
+        return self.module(state, scores)
+
+
+@torch.inference_mode()
+def score_lists(
+    reranker: nn.Module, lists: CandidateLists, batch_size: int = 512
+) -> Float[Tensor, "lists n"]:
+    """The reranker's logits on the retriever's real scores, as it would serve them."""
+    was_training = reranker.training
+    reranker.eval()
+    parts = [lists[i : i + batch_size] for i in range(0, len(lists), batch_size)]
+    logits = [reranker(part, part.scores).float() for part in parts]
+    reranker.train(was_training)
+    return torch.cat(logits)
+
+
+def validation_ndcg(reranker: nn.Module, lists: CandidateLists, k: int = 6) -> float:
+    """Mean NDCG@k of the reranker's order."""
+    order = ranking(score_lists(reranker, lists))
+    return float(ndcg(lists.labels.gather(1, order), k).nanmean())
+
+
+class Trainer:
+    """Trains a reranker in place on the training lists; validation picks the best epoch.
+
+    Every epoch draws from its own random stream, so that a run which was killed and resumed from
+    its checkpoint ends, on the same machine, with the same bits as one that was not.
+
+    Args:
+        reranker: a `Reranker`, or any module whose ``forward(batch, scores)`` gives logits.
+        train, validation: the lists; both on the reranker's device.
+        config: see `TrainingConfig`.
+        seed: of initial generator weights, batches, dropout and noise.
+
+    Raises:
+        ConfigError: no training or no validation lists.
+    """
+
+    def __init__(
+        self,
+        reranker: nn.Module,
+        train: CandidateLists,
+        validation: CandidateLists,
+        config: TrainingConfig,
+        seed: int = 0,
+    ):
+        if not len(train) or not len(validation):
+            raise ConfigError("training needs at least one training and one validation list")
+        self.reranker = reranker if isinstance(reranker, Reranker) else _Plain(reranker)
+        self.lists, self.validation, self.config, self.seed = train, validation, config, seed
+        self.negative_log_likelihood = LIKELIHOODS[config.likelihood]
+        self.regulariser = REGULARISERS[config.regulariser]
+        device = train.scores.device
+        self.heuristic = _heuristic(config).to(device) if config.noise != "none" else None
+        torch.manual_seed(seed)
+        self.generator: Noise | None = None
+        if config.generator != "none":
+            self.generator = MLPNoise(config.generator, config.lambda_c).to(device)
+        self.optimiser = torch.optim.AdamW(
+            self.reranker.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        if self.generator:
+            self.generator_optimiser = torch.optim.AdamW(
+                self.generator.parameters(), lr=config.generator_learning_rate
+            )
+        self.steps = math.ceil(len(train) / config.batch_size)
+        self.curves: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+
+    # One step -----------------------------------------------------------------------------
+
+    def step(self, batch: CandidateLists, phase: int) -> dict[str, Tensor]:
+        """One update of θ and, in phase two, one of φ; returns the losses that were used."""
+        losses = self.update_reranker(batch, self.generator if phase == 2 else self.heuristic)
+        if phase == 2:
+            losses |= self.update_generator(batch)
+        return losses
+
+    def update_reranker(self, batch: CandidateLists, noise: Noise | None) -> dict[str, Tensor]:
+        """θ descends on L_direct + λ_m L_z."""
+        state = self.reranker.encode(batch)
+        direct = self.negative_log_likelihood(
+            self.reranker.score(state, batch.scores), batch.labels
+        )
+        losses = {"L_direct": direct}
+        objective = direct
+        if noise is not None:
+            with torch.no_grad():
+                synthetic = noise(batch.labels)
+            losses["L_z"] = self.negative_log_likelihood(
+                self.reranker.score(state, synthetic), batch.labels
+            )
+            objective = direct + self.config.lambda_m * losses["L_z"]
+        self.optimiser.zero_grad()
+        objective.backward()
+        nn.utils.clip_grad_norm_(self.reranker.parameters(), self.config.clip, foreach=True)
+        self.optimiser.step()
+        return losses
+
+    def update_generator(self, batch: CandidateLists) -> dict[str, Tensor]:
+        """φ descends on log q_θ(z | x') + KL( p_φ(x' | z) ‖ p_x ), with θ fixed."""
+        assert self.generator is not None
+        with torch.no_grad():
+            state = self.reranker.encode(batch)
+        synthetic = self.generator(batch.labels)
+        adversarial = -self.negative_log_likelihood(
+            self.reranker.score(state, synthetic), batch.labels
+        )
+        regulariser = self.regulariser(synthetic, batch.labels, batch.scores)
+        objective = (
+            self.config.adversarial_weight * adversarial
+            + self.config.regulariser_weight * regulariser
+        )
+        parameters = list(self.generator.parameters())
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(objective, parameters), strict=True
+        ):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, self.config.clip)
+        self.generator_optimiser.step()
+        return {"L_adv": adversarial, "L_x": regulariser}
+
+    # One epoch ----------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[CandidateLists]:
+        """All training lists once, in random order."""
+        order = torch.randperm(len(self.lists)).to(self.lists.scores.device)
+        for index in order.split(self.config.batch_size):
+            yield self.lists[index]
+
+    def epoch(self, number: int, on_progress: Callable[[Progress], None]) -> Epoch:
+        """Train for one epoch and validate.
+
+        Raises:
+            TrainingError: a loss is NaN or infinite.
+        """
+        torch.manual_seed(_mix(self.seed, number))
+        self.reranker.train()
+        phase = self.config.phase(number)
+        rows: list[Tensor] = []
+        began = time.perf_counter()
+        for step, batch in enumerate(self.batches(), start=1):
+            losses = self.step(batch, phase)
+            rows.append(torch.stack([loss.detach() for loss in losses.values()]))
+            if step % CHECK_EVERY == 0 or step == self.steps:
+                _check_finite(list(losses), rows, number)
+                means = dict(zip(losses, torch.stack(rows).mean(dim=0).tolist(), strict=True))
+                seconds = time.perf_counter() - began
+                progress = self._progress(number, step, means, seconds)
+                on_progress(progress)
+        validation = validation_ndcg(self.reranker, self.validation)
+        return Epoch(number, phase, progress.losses, validation, seconds, progress.lists_per_second)
+
+    def _progress(
+        self, epoch: int, step: int, losses: dict[str, float], seconds: float
+    ) -> Progress:
+        done = min(step * self.config.batch_size, len(self.lists))
+        return Progress(
+            epoch=epoch,
+            epochs=self.config.epochs,
+            phase=self.config.phase(epoch),
+            step=step,
+            steps=self.steps,
+            losses=losses,
+            lists_per_second=done / seconds,
+            seconds_left=(self.steps * (self.config.epochs - epoch + 1) - step) * seconds / step,
+            best=max((row.validation for row in self.curves), default=None),
+        )
+
+    # A run --------------------------------------------------------------------------------
+
+    def run(
+        self,
+        checkpoint: Path | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> list[Epoch]:
+        """Train to the end, from the checkpoint where there is one; load the best weights.
+
+        Raises:
+            TrainingError: a loss is NaN or infinite; the last good checkpoint is kept.
+            DataError: the checkpoint is of another configuration or cannot be read.
+        """
+        if checkpoint and checkpoint.exists():
+            self.load(checkpoint)
+        while not self.finished():
+            row = self.epoch(len(self.curves) + 1, on_progress)
+            if not self.curves or row.validation > max(e.validation for e in self.curves):
+                state = self.reranker.state_dict()
+                self.best = {name: tensor.clone() for name, tensor in state.items()}
+            self.curves.append(row)
+            if checkpoint:
+                self.save(checkpoint)
+            progress = self._progress(row.epoch, self.steps, row.losses, row.seconds)
+            on_progress(replace(progress, validation=row.validation))
+        self.reranker.load_state_dict(self.best)
+        return self.curves
+
+    def finished(self) -> bool:
+        """Whether all epochs are done or patience has run out."""
+        done = len(self.curves)
+        if done >= self.config.epochs:
+            return True
+        if not self.config.patience or not done:
+            return False
+        since = max(self.best_epoch, self.config.lambda_e if self.generator else 0)
+        return done - since >= self.config.patience
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best validation NDCG@6, the earliest of equals."""
+        return max(self.curves, key=lambda row: (row.validation, -row.epoch)).epoch
+
+    # Checkpoints --------------------------------------------------------------------------
+
+    def _modules(self) -> dict[str, Any]:
+        modules: dict[str, Any] = {"reranker": self.reranker, "optimiser": self.optimiser}
+        if self.generator:
+            modules |= {
+                "generator": self.generator,
+                "generator_optimiser": self.generator_optimiser,
+            }
+        return modules
+
+    def _identity(self) -> list[Any]:
+        return [repr(self.config), self.seed, self.lists.fingerprint, self.validation.fingerprint]
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next epoch needs; replaces the file only when all is there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        state = {name: module.state_dict() for name, module in self._modules().items()}
+        curves = [asdict(row) for row in self.curves]
+        extra = {"best": self.best, "curves": curves, "identity": self._identity()}
+        torch.save({**state, **extra}, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            DataError: it cannot be read, or is of other data or another configuration.
+        """
+        try:
+            state = torch.load(path, map_location=self.lists.scores.device, weights_only=True)
+        except Exception as error:
+            raise DataError(path, f"not a checkpoint ({error}); delete it to start over") from error
+        if state["identity"] != self._identity():
+            raise DataError(path, "the checkpoint is of another run; delete it to start over")
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+        self.best = state["best"]
+        self.curves = [Epoch(**row) for row in state["curves"]]
+
+
+def _heuristic(config: TrainingConfig) -> Noise:
+    if config.noise == "gaussian":
+        return GaussianNoise(config.lambda_c)
+    return BetaNoise(config.lambda_c, *config.beta)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch of each run."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _check_finite(terms: list[str], rows: list[Tensor], epoch: int) -> None:
+    """Look at the steps since the last check: one transfer from the device for all of them."""
+    first = (len(rows) - 1) // CHECK_EVERY * CHECK_EVERY
+    bad = ~torch.stack(rows[first:]).isfinite()
+    if bad.any():
+        row, term = bad.nonzero()[0].tolist()
+        raise TrainingError(
+            f"epoch {epoch}, step {first + row + 1}: {terms[term]} is "
+            f"{float(rows[first + row][term])}; the last good checkpoint is kept. Lower the "
+            "learning rate, or raise regulariser_weight if the term is L_adv"
+        )
