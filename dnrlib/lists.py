@@ -81,7 +81,8 @@ class CandidateLists:
         return digest(tensors, json.dumps(self.meta, sort_keys=True))
 
     def validate(self) -> CandidateLists:
-        """Return the lists unchanged, or raise DnrError with the first list at fault."""
+        """Return the lists unchanged, or raise DnrError with the tensor or first list at fault."""
+        self._check_shapes()
         users, items = self.meta.get("users"), self.meta.get("items")
         if not isinstance(users, int) or not isinstance(items, int):
             raise DnrError("meta must give the number of `users` and of `items`")
@@ -97,10 +98,24 @@ class CandidateLists:
             "the user has no history before the list": ~(self.history > 0).any(dim=1),
             "split must be 0, 1 or 2": (self.split < 0) | (self.split > 2),
         }.items():
-            rows = wrong.reshape(len(self), -1).any(dim=1).nonzero()
+            rows = (wrong.any(dim=1) if wrong.dim() > 1 else wrong).nonzero()
             if len(rows):
                 raise DnrError(f"list {int(rows[0])} ({len(rows)} in all): {message}")
         return self
+
+    def _check_shapes(self) -> None:
+        count, n = self.items.shape
+        for name in TENSORS:
+            tensor = getattr(self, name)
+            shape = {"history": (count, self.history.shape[-1])}.get(
+                name, (count, n) if name in ("items", "scores", "labels", "shown") else (count,)
+            )
+            kind = "bool" if name in ("labels", "shown") else "float" if name == "scores" else "int"
+            if tuple(tensor.shape) != shape or kind not in str(tensor.dtype):
+                raise DnrError(
+                    f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, but must be {kind} "
+                    f"of shape {shape}"
+                )
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file; an existing file is replaced only when all is written."""

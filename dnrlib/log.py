@@ -73,9 +73,10 @@ class ExposureLog:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every tensor and of the note."""
+        """Hash of every tensor, of the sizes, the name and the note."""
         tensors = (self.user, self.item, self.label, self.list, self.start, self.split)
-        return digest(tensors, self.name, self.note)
+        sizes = f"{self.users} users, {self.items} items, lists of {self.list_length}"
+        return digest(tensors, sizes, self.name, self.note)
 
     @property
     def user_start(self) -> Int[Tensor, " users_plus_1"]:
@@ -90,20 +91,6 @@ class ExposureLog:
     def rows(self) -> Int[Tensor, "lists length"]:
         """The rows of each list."""
         return self.start[:, None] + torch.arange(self.list_length)
-
-    def row_split(self) -> Int[Tensor, " rows"]:
-        """The split of each row: that of the first kept list that ends after it.
-
-        A row outside every list belongs to the period of the list that follows it, and to the
-        test period when none does: nobody may train on it.
-        """
-        first_later = torch.searchsorted(
-            self.start + self.list_length - 1, torch.arange(len(self.user))
-        )
-        padded = torch.cat([self.split, torch.tensor([TEST], dtype=self.split.dtype)])
-        user = torch.cat([self.list_user, torch.tensor([-1])])
-        same = user[first_later] == self.user
-        return torch.where(same, padded[first_later], TEST)
 
     def history(self, lists: Int[Tensor, " some"], length: int) -> Int[Tensor, "some length"]:
         """The user's last ``length`` items before each list, left-padded with 0, latest last."""

@@ -66,14 +66,17 @@ def candidate_lists(
     `excluded_items` says which items are never drawn. The order of the candidates is random.
 
     Raises:
-        ConfigError: unknown protocol, or n not above the number of shown items.
-        DnrError: the catalogue leaves fewer than n candidates for some list, or no user has a
-            history.
+        ConfigError: unknown protocol, n not above the number of shown items, or a retriever of
+            the plan is missing.
+        DnrError: the catalogue leaves fewer than n candidates for some list, no user has a
+            history, or no list has a positive among its candidates.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
     if n <= log.list_length:
         raise ConfigError(f"candidates = {n}: must be more than the {log.list_length} shown items")
+    if len(retrievers) != len(plan.trained_on):
+        raise ConfigError(f"{len(retrievers)} retrievers for a plan of {len(plan.trained_on)}")
     if log.items < n:
         raise DnrError(
             f"the catalogue has {log.items} items, too few for lists of {n}: "
@@ -104,6 +107,8 @@ def candidate_lists(
     bundle = bundle[bundle.list.argsort()]
     kept = bundle.labels.any(dim=1)
     meta["without_positive"] = int((~kept).sum())
+    if not kept.any():
+        raise DnrError("the retriever finds no positive of any list: use more `candidates`")
     return bundle[kept].validate()
 
 

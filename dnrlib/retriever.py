@@ -156,6 +156,6 @@ class ExactIndex:
         excluded: Int[Tensor, "some width"],
     ) -> Int[Tensor, "some n"]:
         """The n best-scored items of each user, without the excluded ones (0 excludes nothing)."""
-        logits = self.retriever.logits(users)
-        logits.scatter_(1, excluded, -torch.inf)[:, 0] = -torch.inf
+        logits = self.retriever.logits(users).scatter(1, excluded, -torch.inf)
+        logits[:, 0] = -torch.inf
         return logits.topk(n, dim=1).indices

@@ -21,6 +21,10 @@ from dnrlib.noise import BetaNoise, GaussianNoise, MLPNoise, Noise
 from dnrlib.rerankers.base import Reranker
 
 CHECK_EVERY = 50
+_ADVICE = (
+    "the last good checkpoint is kept. Lower the learning rate, or raise regulariser_weight if "
+    "L_adv ran away"
+)
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,7 @@ class Trainer:
         """Train for one epoch and validate.
 
         Raises:
-            TrainingError: a loss is NaN or infinite.
+            TrainingError: a loss or a weight is NaN or infinite.
         """
         torch.manual_seed(_mix(self.seed, number))
         self.reranker.train()
@@ -271,6 +275,7 @@ class Trainer:
                 seconds = time.perf_counter() - began
                 progress = self._progress(number, step, means, seconds)
                 on_progress(progress)
+        _check_weights(self.reranker, number, self.steps)
         validation = validation_ndcg(self.reranker, self.validation)
         return Epoch(number, phase, progress.losses, validation, seconds, progress.lists_per_second)
 
@@ -344,8 +349,9 @@ class Trainer:
             }
         return modules
 
-    def _identity(self) -> list[Any]:
-        return [repr(self.config), self.seed, self.lists.fingerprint, self.validation.fingerprint]
+    def _identity(self) -> list[str]:
+        texts = [repr(self.reranker), repr(self.config), str(self.seed)]
+        return [*texts, self.lists.fingerprint, self.validation.fingerprint]
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch needs; replaces the file only when all is there."""
@@ -365,9 +371,10 @@ class Trainer:
         """
         try:
             state = torch.load(path, map_location=self.lists.scores.device, weights_only=True)
+            identity = state["identity"]
         except Exception as error:
             raise DataError(path, f"not a checkpoint ({error}); delete it to start over") from error
-        if state["identity"] != self._identity():
+        if identity != self._identity():
             raise DataError(path, "the checkpoint is of another run; delete it to start over")
         for name, module in self._modules().items():
             module.load_state_dict(state[name])
@@ -394,6 +401,12 @@ def _check_finite(terms: list[str], rows: list[Tensor], epoch: int) -> None:
         row, term = bad.nonzero()[0].tolist()
         raise TrainingError(
             f"epoch {epoch}, step {first + row + 1}: {terms[term]} is "
-            f"{float(rows[first + row][term])}; the last good checkpoint is kept. Lower the "
-            "learning rate, or raise regulariser_weight if the term is L_adv"
+            f"{float(rows[first + row][term])}; {_ADVICE}"
         )
+
+
+def _check_weights(reranker: nn.Module, epoch: int, step: int) -> None:
+    """The last step's update is in no loss yet."""
+    for name, weight in reranker.named_parameters():
+        if not weight.isfinite().all():
+            raise TrainingError(f"epoch {epoch}, step {step}: {name} is not finite; {_ADVICE}")

@@ -68,6 +68,10 @@ class ScoreInput(nn.Module):
         if score_use == "add":
             self.direction = nn.Parameter(torch.randn(dim) / dim**0.5)
 
+    def extra_repr(self) -> str:
+        """Tell uses apart that have the same parameters."""
+        return self.score_use
+
     def forward(
         self, h: Float[Tensor, "lists n dim"], scores: Float[Tensor, "lists n"]
     ) -> Float[Tensor, "lists n dim"]:

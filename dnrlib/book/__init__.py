@@ -1,0 +1,13 @@
+"""From notebooks without outputs to a checked site.
+
+`build` executes the chapters of `_toc.yml` with papermill, in order, under a profile of parameters,
+adds to each how it was made, renders them with Jupyter Book and checks what came out. Anything that
+is wrong on the way is a `BookError` or a `ConfigError`, and then there is no site.
+"""
+
+from dnrlib.book.builder import build, run_chapter
+from dnrlib.book.notebooks import BookError
+from dnrlib.book.parameters import parse_parameters
+from dnrlib.book.prose import check_prose
+
+__all__ = ["BookError", "build", "check_prose", "parse_parameters", "run_chapter"]

@@ -1,0 +1,353 @@
+"""The command line, ``dnr``: prepare data, train, evaluate, reproduce, build the book."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from dnrlib.errors import ConfigError, DataError, DnrError, TrainingError
+
+HELP = """Denoising training for rerankers, and the book that reproduces the paper.
+
+Exit codes: 0 done, 1 failed, 2 a wrong option or parameter, 3 data cannot be used, 4 training
+cannot go on, 130 interrupted (a run goes on where it was when the command is given again).
+"""
+EXIT_CODES = {ConfigError: 2, DataError: 3, TrainingError: 4}
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+data_app = typer.Typer(help="Candidate lists from raw data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Dataset = Annotated[
+    str, typer.Option(help="ml-1m, ml-100k, simulated, or auto (ml-1m if it can be had).")
+]
+Protocol = Annotated[str, typer.Option(help="shown+retrieved, shown+sampled or retrieved.")]
+Scheme = Annotated[
+    str, typer.Option(help="What the retriever may see: earlier, crossfit or in-sample.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any other setting, e.g. training.lambda_c=0.3."
+    ),
+]
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value {text!r}") from error
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    from dnrlib.experiments import _merge, nested
+
+    merged: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: write KEY=VALUE")
+        merged = _merge(merged, nested(key, _value(value)))
+    return merged
+
+
+def _resolve(dataset: str) -> str:
+    from dnrlib.data import resolve
+
+    name, sentence = resolve(dataset)
+    if dataset == "auto":
+        console.print(sentence)
+    return name
+
+
+@data_app.command("prepare")
+def data_prepare(
+    dataset: Dataset = "auto",
+    protocol: Protocol = "shown+sampled",
+    retriever: Scheme = "earlier",
+    out: Annotated[Path | None, typer.Option(help="Also save the lists to this file.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Make candidate lists and say what is in them."""
+    from dnrlib.experiments import _merge
+    from dnrlib.identity import from_dict
+    from dnrlib.prepare import DataConfig, prepare
+
+    named = {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever}
+    config = from_dict(DataConfig, _merge(named, _settings(settings)))
+    lists = prepare(config, say=console.print)
+    table = Table(
+        "split", "lists", "positives a list", "score alone", "reversed", "AUC", title=config.what
+    )
+    for name, row in _score_alone(lists).items():
+        table.add_row(name, *row)
+    console.print(table)
+    console.print(
+        "Score alone and reversed: NDCG@6 of the retriever's order. AUC: mean over lists."
+    )
+    console.print(f"Fingerprint {lists.fingerprint}")
+    for note in filter(None, [lists.meta["note"]]):
+        console.print(f"Note: {note}")
+    if out:
+        lists.save(out)
+        console.print(f"Saved to {out}")
+
+
+def _score_alone(lists: Any) -> dict[str, tuple[str, ...]]:
+    from dnrlib.log import SPLITS
+    from dnrlib.metrics import auc, ndcg, rank
+
+    rows = {}
+    for name in SPLITS:
+        part = lists.of_split(name)
+        ranked, turned = rank(part.scores, part.labels), rank(-part.scores, part.labels)
+        means = [part.labels.sum(1).double(), ndcg(ranked, 6), ndcg(turned, 6), auc(ranked)]
+        rows[name] = (f"{len(part):,}", *(f"{float(values.nanmean()):.3f}" for values in means))
+    return rows
+
+
+@app.command()
+def train(
+    dataset: Dataset = "auto",
+    protocol: Protocol = "shown+sampled",
+    retriever: Scheme = "earlier",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="score, score-reversed; PRM with none, rank, concat, add, weight; "
+            "noise-G, noise-B, DNR-G, DNR-B."
+        ),
+    ] = "DNR-B",
+    reranker: Annotated[str, typer.Option(help="The backbone.")] = "prm",
+    seed: Annotated[int, typer.Option(help="Of weights, batches, dropout and noise.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs in all.")] = 10,
+    lambda_e: Annotated[int, typer.Option(min=0, help="Epochs of phase one.")] = 5,
+    train_lists: Annotated[
+        int, typer.Option(min=0, help="Use so many training lists; 0: all.")
+    ] = 0,
+    settings: Settings = None,
+) -> None:
+    """Train and record one run. Given again after an interruption, it goes on."""
+    from dnrlib.experiments import METHODS, _merge, run, run_config
+
+    named: dict[str, Any] = {
+        "method": method,
+        "data": {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever,
+                 "train_lists": train_lists},
+        "training": {"epochs": epochs, "lambda_e": lambda_e},
+        "seed": seed,
+    }  # fmt: skip
+    if "reranker" not in METHODS.get(method, {}):
+        named["reranker"] = reranker
+    config = run_config(_merge(named, _settings(settings)))
+    with _Display() as display:
+        record = run(config, on_progress=display.show, say=display.say)
+    _print_metrics(record)
+    console.print(f"Recorded as results/{record.run}.json")
+
+
+class _Display:
+    """A bar that moves within an epoch, and one line for each finished epoch."""
+
+    def __init__(self) -> None:
+        self.bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rest]}"),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.task: Any = None
+
+    def __enter__(self) -> _Display:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        console.print(text)
+
+    def show(self, progress: Any) -> None:
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
+        speed = f"{progress.lists_per_second:,.0f} lists/s"
+        left = f"{_clock(progress.seconds_left)} left"
+        name = f"epoch {progress.epoch}/{progress.epochs} phase {progress.phase}"
+        if progress.validation is not None:
+            star = " *" if progress.validation == progress.best else ""
+            console.print(
+                f"{name}  {losses}  validation NDCG@6 {progress.validation:.4f}{star}  "
+                f"{speed}  {left}"
+            )
+            return
+        if self.task is None:
+            self.task = self.bar.add_task(name, total=progress.steps, rest="")
+        self.bar.update(
+            self.task, description=name, total=progress.steps, completed=progress.step,
+            rest=f"{losses}  {speed}  {left}",
+        )  # fmt: skip
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _print_metrics(record: Any) -> None:
+    table = Table(
+        "metric", "validation", "test", title=f"{record.run}, best epoch {record.best_epoch}"
+    )
+    for name, value in record.metrics["test"].items():
+        if not name.endswith(":defined"):
+            table.add_row(name, _number(record.metrics["validation"][name]), _number(value))
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.4f}"
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run's name, or the path of its record.")],
+    lists: Annotated[
+        Path | None, typer.Option(help="Other lists (made by `dnr data prepare --out`).")
+    ] = None,
+) -> None:
+    """Score the test lists again with a run's weights and compare with its record."""
+    from dataclasses import replace
+
+    from dnrlib.experiments import DataConfig, evaluate, load_reranker, prepare
+    from dnrlib.identity import from_dict
+    from dnrlib.lists import CandidateLists
+    from dnrlib.records import Record
+
+    record = Record.load(Path(run) if run.endswith(".json") else _find(run))
+    if lists:
+        bundle = CandidateLists.load(lists)
+    else:
+        bundle = prepare(from_dict(DataConfig, record.config["data"]), say=console.print)
+    again = replace(record, **evaluate(load_reranker(record, bundle), bundle))
+    _print_metrics(again)
+    if lists:
+        return
+    if again.data["fingerprint"] != bundle.fingerprint:
+        console.print("The lists made here differ from those of the record (another machine?).")
+    off = max(
+        abs(value - (record.metrics["test"][name] or 0))
+        for name, value in again.metrics["test"].items()
+        if value == value
+    )
+    console.print(f"Largest difference from the record on the test lists: {off:.2g}")
+
+
+def _find(run: str) -> Path:
+    from dnrlib.records import RESULTS
+
+    return next(RESULTS.rglob(f"{run}.json"), RESULTS / f"{run}.json")
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[str, typer.Option(help="A file of experiments/, without its ending.")],
+    workers: Annotated[
+        int, typer.Option(min=1, help="Runs side by side; they share the cores.")
+    ] = 4,
+    plan: Annotated[bool, typer.Option("--plan", help="Only list the runs.")] = False,
+) -> None:
+    """Do every run of an experiment that is not recorded yet."""
+    from dnrlib.experiments import load_experiment
+    from dnrlib.experiments import reproduce as execute
+    from dnrlib.records import load_records
+
+    configs = load_experiment(experiment)
+    if plan:
+        recorded = [record.config for record in load_records()]
+        table = Table(
+            "data", "method", "seed", "recorded", title=f"{experiment}: {len(configs)} runs"
+        )
+        for config in configs:
+            known = any(_same(config, other) for other in recorded)
+            table.add_row(config.data.what, config.method, str(config.seed), "yes" if known else "")
+        console.print(table)
+        return
+    for number, record in enumerate(execute(configs, workers, experiment), start=1):
+        result = _number(record.metrics["test"]["ndcg@6"])
+        console.print(f"[{number}/{len(configs)}] {record.run}: test NDCG@6 {result}", markup=False)
+
+
+def _same(config: Any, recorded: dict[str, Any]) -> bool:
+    from dnrlib.identity import hash_of
+
+    return hash_of(config) == hash_of(recorded)
+
+
+@app.command()
+def book(
+    profile: Annotated[str, typer.Option(help="How much to compute: quick, ci or full.")] = "quick",
+    dataset: Annotated[
+        str, typer.Option(help="Goes to every chapter with a parameter `dataset`.")
+    ] = "auto",
+    chapter: Annotated[str | None, typer.Option(help="Execute only this chapter.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="KEY VALUE", help="A parameter of the chapter, as YAML."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the result in a browser.")] = False,
+) -> None:
+    """Execute the chapters with papermill and render the site."""
+    from dnrlib.book import build, parse_parameters, run_chapter
+
+    if parameter and not chapter:
+        raise ConfigError("-p needs --chapter NAME: which chapter is the parameter for?")
+    name = _resolve(dataset)
+    if chapter:
+        pairs = [pair.partition("=")[::2] for pair in parameter or []]
+        page = run_chapter(chapter, parse_parameters(pairs), profile, name)
+    else:
+        page = build(profile, name)
+    console.print(f"Open {page}")
+    if show:
+        webbrowser.open(page.as_uri())
+
+
+def _exit_code(error: DnrError) -> int:
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+def _join_pairs(arguments: list[str]) -> list[str]:
+    """``-p key value``, as papermill has it, as ``-p key=value``, which Typer can read."""
+    joined: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        joined.append(argument)
+        if argument == "-p" and (key := next(rest, None)) is not None:
+            joined.append(key if "=" in key else f"{key}={next(rest, '')}")
+    return joined
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a DnrError becomes a message and an exit code."""
+    try:
+        app(_join_pairs(sys.argv[1:] if arguments is None else arguments))
+    except DnrError as error:
+        errors.print(f"error: {error}", markup=False)
+        sys.exit(_exit_code(error))
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

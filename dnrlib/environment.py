@@ -1,0 +1,48 @@
+"""What a result was computed with: commit, machine and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from dnrlib import __version__
+
+
+def commit(root: Path | str = ".") -> str:
+    """The commit that is checked out in `root`, marked where files differ from it."""
+    try:
+        name = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name} with local changes" if changed else name
+
+
+def machine() -> str:
+    """Processor and number of cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor()}, {cores} cores, {platform.system()}"
+
+
+def versions(packages: Iterable[str] = ("torch", "numpy")) -> dict[str, str]:
+    """Versions of Python, of dnrlib and of the installed packages."""
+    own = {"python": platform.python_version(), "dnrlib": __version__}
+    return own | {name: version(name) for name in packages}
+
+
+def _git(root: Path | str, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,188 @@
+"""What a chapter shows: figures, tables and numbers, in one visual language.
+
+A cell that ends in `save` or `table` becomes a numbered figure or table of the page, with caption,
+alternative text and a label for `{numref}`; `bind` gives numbers to the prose.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+import os
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from cycler import cycler
+from matplotlib.figure import Figure
+from myst_nb import glue
+
+# Okabe and Ito's colours, with Tol's indigo and wine: told apart with every common colour vision.
+METHOD_COLOURS = {
+    "score": "#4D4D4D",
+    "reversed": "#999999",
+    "none": "#56B4E9",
+    "rank": "#332288",
+    "concat": "#0072B2",
+    "add": "#009E73",
+    "weight": "#882255",
+    "DNR-G": "#E69F00",
+    "DNR-B": "#D55E00",
+    "DNR-MLP": "#CC79A7",
+}
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#4D4D4D"]
+
+STYLE: dict[str, Any] = {
+    "figure.figsize": (5.2, 3.3),  # at this size the text can be read at the width of a phone
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "grid.color": "#E5E5E5",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+def style() -> None:
+    """Make every later figure follow the book's style. Called in a chapter's first code cell."""
+    plt.style.use(STYLE)
+
+
+@dataclass(frozen=True)
+class Display:
+    """What a cell returns: MyST for the book, HTML for a notebook that is open in Jupyter."""
+
+    myst: str
+    html: str
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return {"text/markdown": self.myst, "text/html": self.html, "text/plain": self.myst}
+
+
+def save(fig: Figure, name: str, alt: str, caption: str, folder: Path | str = "figures") -> Display:
+    """Write `figures/NAME.svg` and return the numbered figure `fig-NAME`.
+
+    The file is the same, byte for byte, whenever the figure is; the figure is closed.
+
+    Args:
+        fig: a Matplotlib figure.
+        name: lower-case letters, digits and hyphens; {numref}`fig-NAME` refers to it.
+        alt: what the figure shows, for those who cannot see it; plain text.
+        caption: MyST, so that formulas, citations and references work.
+        folder: where to write.
+
+    Raises:
+        ValueError: for a name that cannot be a label, an empty `alt` or an empty `caption`.
+    """
+    _check(name, alt=alt, caption=caption)
+    svg = _svg(fig, name)
+    plt.close(fig)
+    _write(Path(folder) / f"{name}.svg", svg)
+    alt = " ".join(alt.split())
+    myst = (
+        f":::{{figure}} /figures/{name}.svg\n:name: fig-{name}\n"
+        f":alt: {json.dumps(alt, ensure_ascii=False)}\n\n{caption.strip()}\n:::"
+    )
+    source = f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
+    page = (
+        f'<figure><img alt="{html.escape(alt)}" src="{source}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+    return Display(myst, page)
+
+
+def table(
+    rows: Iterable[Mapping[str, Any]] | Any, name: str, caption: str, digits: int = 3
+) -> Display:
+    """Return the numbered table `tab-NAME`.
+
+    Args:
+        rows: a Polars frame, or mappings from column title to value with the same keys in each.
+        name: lower-case letters, digits and hyphens; {numref}`tab-NAME` refers to it.
+        caption: MyST.
+        digits: decimals of a floating-point value; None and NaN are shown as a dash.
+
+    Raises:
+        ValueError: for a name that cannot be a label, an empty caption, or no rows.
+    """
+    _check(name, caption=caption)
+    records = rows.to_dicts() if hasattr(rows, "to_dicts") else list(rows)
+    if not records:
+        raise ValueError(f"table {name!r} has no rows")
+    numeric = [all(_is_number(row[title]) for row in records) for title in records[0]]
+    body = [[_cell(value, digits) for value in row.values()] for row in records]
+    lines = [list(records[0]), ["--:" if right else ":--" for right in numeric], *body]
+    grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return Display(
+        f":::{{table}} {' '.join(caption.split())}\n:name: tab-{name}\n\n{grid}\n:::",
+        _html_table(list(records[0]), body, caption),
+    )
+
+
+def bind(**values: Any) -> None:
+    """Give values to the prose of this page: {glue:text}`NAME:.3f` prints one.
+
+    Another page reads it as {glue:text}`PAGE.ipynb::NAME:.3f`. A string needs no format.
+
+    Args:
+        values: numbers (Python, NumPy or torch scalars) and strings.
+    """
+    for name, value in values.items():
+        glue(name, value.item() if hasattr(value, "item") else value, display=False)
+
+
+def _check(name: str, **texts: str) -> None:
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"name={name!r}: use lower-case letters, digits and hyphens")
+    for what, text in texts.items():
+        if not text.strip():
+            raise ValueError(f"{name}: {what} is empty")
+
+
+def _svg(fig: Figure, name: str) -> bytes:
+    buffer = io.BytesIO()
+    # the salt keeps identifiers the same between builds, and different between figures
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _cell(value: Any, digits: int) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value).replace("|", "\\|").replace("\n", " ")
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def _html_table(titles: list[str], body: list[list[str]], caption: str) -> str:
+    def row(tag: str, cells: list[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    rows = "".join([row("th", titles), *(row("td", line) for line in body)])
+    return f"<table><caption>{html.escape(caption)}</caption>{rows}</table>"

@@ -1,0 +1,218 @@
+"""From the name of a data set to candidate lists, each step done once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dnrlib.data import SimulatedWorld, Source, load, stages
+from dnrlib.data.steps import raw_ids, to_log
+from dnrlib.errors import ConfigError
+from dnrlib.identity import LISTS_CODE, code_hash, hash_of
+from dnrlib.lists import CandidateLists
+from dnrlib.log import SPLITS, TRAIN, ExposureLog, digest
+from dnrlib.protocols import candidate_lists
+from dnrlib.retriever import (
+    MatrixFactorisation,
+    Plan,
+    Retriever,
+    RetrieverConfig,
+    fit,
+    plan,
+)
+
+CACHE = Path("data/prepared")
+
+
+@dataclass(frozen=True)
+class NoisyTruth:
+    """A simulated retriever: the true logits plus a chosen noise; `SimulatedWorld.noisy_logits`."""
+
+    kind: str = "gaussian"
+    scale: float = 1.0
+    optimism: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Everything that decides what the candidate lists are."""
+
+    dataset: str = "ml-1m"
+    protocol: str = "shown+sampled"
+    retriever: str = "earlier"
+    """What it may see (`dnrlib.retriever.plan`), or ``noisy-truth`` on simulated data."""
+    candidates: int = 50
+    history: int = 20
+    list_length: int = 6
+    positive: float = 3.0
+    """The lowest rating that counts as liked."""
+    core: int = 0
+    """The k of the k-core; 0 is what is customary for the data set (20 for MovieLens)."""
+    folds: int = 5
+    train_lists: int = 0
+    """Use a random part of the training lists; 0 uses all."""
+    evaluation_lists: int = 0
+    """Use a random part of the validation and of the test lists, the same number of each."""
+    factorisation: RetrieverConfig = field(default_factory=RetrieverConfig)
+    noisy_truth: NoisyTruth = field(default_factory=NoisyTruth)
+    seed: int = 0
+
+    @property
+    def what(self) -> str:
+        """A few words for people."""
+        return f"{self.dataset}, {self.protocol}, {self.retriever} scores"
+
+
+def prepare(
+    config: DataConfig,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> CandidateLists:
+    """The candidate lists of a configuration; made once, then read from the cache.
+
+    Args:
+        config: what to make; ``dataset`` must be a name, not ``auto``.
+        cache: the folder of what was prepared, by default data/prepared.
+        say: told what is being done.
+
+    Raises:
+        ConfigError, DataError, DnrError: as the steps do.
+    """
+    cache = cache or CACHE
+    source = load(config.dataset)
+    whole = replace(config, train_lists=0, evaluation_lists=0)
+    key = hash_of(whole, _fingerprint(source), code_hash(LISTS_CODE))
+    path = cache / f"{config.dataset}-{config.protocol}-{config.retriever}-{key}.safetensors"
+    if path.exists():
+        say(f"Reading {path}")
+        lists = CandidateLists.load(path)
+    else:
+        lists = _make(config, source, cache, say)
+        lists.save(path)
+    return _subset(lists, config)
+
+
+def _fingerprint(source: Source) -> str:
+    columns = (torch.tensor(column.to_numpy()) for column in source.frame)
+    return digest(columns, source.name, source.note)
+
+
+def _make(
+    config: DataConfig, source: Source, cache: Path, say: Callable[[str], None]
+) -> CandidateLists:
+    say(f"Cutting {config.dataset} into lists")
+    *_, (_, frame) = stages(source, config.core or None, config.positive, config.list_length)
+    log = to_log(frame, source.name, source.note, config.list_length)
+    if config.retriever == "noisy-truth":
+        scoring = plan(log, "in-sample")
+        retrievers: Sequence[Retriever] = [_noisy_truth(log, raw_ids(frame), config)]
+    else:
+        scoring = plan(log, config.retriever, config.folds, config.seed)
+        retrievers = trained_retrievers(log, scoring, config, cache, say)
+    say(f"Making candidates: {config.what}")
+    lists = candidate_lists(
+        log,
+        retrievers,
+        scoring,
+        config.protocol,
+        n=config.candidates,
+        history=config.history,
+        seed=config.seed,
+    )
+    return replace(lists, meta=lists.meta | {"retriever": config.retriever})
+
+
+def trained_retrievers(
+    log: ExposureLog,
+    scoring: Plan,
+    config: DataConfig,
+    cache: Path,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[MatrixFactorisation]:
+    """The plan's models, trained or read from the cache; the protocols share them."""
+    key = hash_of(
+        config.factorisation, config.retriever, config.folds, config.seed, log.fingerprint,
+        code_hash(LISTS_CODE),
+    )  # fmt: skip
+    path = cache / f"{config.dataset}-{config.retriever}-retriever-{key}.safetensors"
+    if path.exists():
+        return _load_retrievers(path, log, config.factorisation.dim)
+    models = []
+    for number, lists in enumerate(scoring.trained_on, start=1):
+        say(f"Training retriever {number} of {len(scoring.trained_on)}")
+        models.append(fit(log, lists, config.factorisation, config.seed + number))
+    tensors = {
+        f"{number}.{name}": tensor
+        for number, model in enumerate(models)
+        for name, tensor in model.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+    return models
+
+
+def _load_retrievers(path: Path, log: ExposureLog, dim: int) -> list[MatrixFactorisation]:
+    tensors = load_file(path)
+    models = []
+    for number in sorted({int(name.split(".")[0]) for name in tensors}):
+        model = MatrixFactorisation(log.users, log.items, dim).requires_grad_(False)
+        prefix = f"{number}."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        model.load_state_dict(own)
+        models.append(model)
+    return models
+
+
+class _Table:
+    """A retriever whose logits are known."""
+
+    def __init__(self, table: Float[Tensor, "users items_plus_1"]):
+        self.table = table
+
+    def logits(self, users: Int[Tensor, " some"]) -> Float[Tensor, "some items_plus_1"]:
+        return self.table[users]
+
+
+def _noisy_truth(
+    log: ExposureLog, ids: tuple[Int[Tensor, " users"], Int[Tensor, " items"]], config: DataConfig
+) -> Retriever:
+    if config.dataset != "simulated":
+        raise ConfigError("retriever = 'noisy-truth' needs dataset = 'simulated'")
+    users, items = ids
+    world = SimulatedWorld()
+    rows = log.rows()[log.split == TRAIN].flatten()
+    seen = torch.zeros(world.users, world.items, dtype=torch.bool)
+    seen[users[log.user[rows]], items[log.item[rows] - 1]] = True
+    noise = config.noisy_truth
+    logits = world.noisy_logits(
+        noise.kind, noise.scale, noise.optimism, seen.numpy(), seed=config.seed
+    )
+    table = torch.from_numpy(logits)[users][:, items]
+    return _Table(torch.nn.functional.pad(table, (1, 0)))
+
+
+def _subset(lists: CandidateLists, config: DataConfig) -> CandidateLists:
+    """A random part of each split, in the order of the whole."""
+    if not config.train_lists and not config.evaluation_lists:
+        return lists
+    generator = torch.Generator().manual_seed(config.seed)
+    wanted = dict(zip(SPLITS, (config.train_lists, *[config.evaluation_lists] * 2), strict=True))
+    kept = []
+    for split, name in enumerate(SPLITS):
+        members = (lists.split == split).nonzero()[:, 0]
+        if wanted[name] > len(members):
+            raise ConfigError(
+                f"{wanted[name]} {name} lists are wanted, but there are only {len(members)}"
+            )
+        order = torch.randperm(len(members), generator=generator)
+        kept.append(members[order[: wanted[name] or None]])
+    part = lists[torch.cat(kept).sort().values]
+    sizes = {key: value for key, value in asdict(config).items() if key.endswith("_lists")}
+    return replace(part, meta=lists.meta | sizes)

@@ -1,0 +1,117 @@
+"""One small record for each finished run; every table and verdict is computed from these."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dnrlib.errors import DataError
+from dnrlib.metrics import pack, per_list, unpack
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run was and what came out.
+
+    Args:
+        run: its name, with the hash of its identity at the end.
+        method: the method's name in tables.
+        config: the configuration, as nested dictionaries.
+        code: hash of the code that matters.
+        data: fingerprint, sizes and notes of the candidate lists.
+        metrics: split -> metric -> mean over its lists.
+        ranked_labels, ranked_shown: of the test lists in ranked order, packed; every per-list
+            metric follows from them.
+        curves: one row an epoch.
+        best_epoch: by validation NDCG@6; 0 if nothing was trained.
+        cost: seconds, lists per second, peak memory in MiB, parameters.
+        made: date, commit, machine, versions.
+    """
+
+    run: str
+    method: str
+    config: dict[str, Any]
+    code: str
+    data: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    ranked_labels: str
+    ranked_shown: str
+    curves: list[dict[str, Any]]
+    best_epoch: int
+    cost: dict[str, float]
+    made: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed of training."""
+        return self.config["seed"]
+
+    @property
+    def protocol(self) -> str:
+        """The candidate protocol."""
+        return self.config["data"]["protocol"]
+
+    def ranked(self) -> tuple[Bool[Tensor, "lists n"], Bool[Tensor, "lists n"]]:
+        """Labels and shown mask of the test lists, best-ranked candidate first."""
+        lists, n = self.data["test"], self.data["candidates"]
+        return unpack(self.ranked_labels, lists, n), unpack(self.ranked_shown, lists, n)
+
+    def per_list(self, k: int = 6) -> dict[str, Float[Tensor, " lists"]]:
+        """Every metric of every test list; runs on the same lists pair up row by row."""
+        return per_list(*self.ranked(), k)
+
+    def save(self, folder: Path | None = None) -> Path:
+        """Write ``folder``/``run``.json; the file appears only when all is written."""
+        folder = folder or RESULTS
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.run}.json"
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        partial.write_text(json.dumps(_plain(asdict(self)), indent=1) + "\n", "utf-8")
+        partial.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> Record:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the file is missing or is not a record.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text("utf-8")))
+        except OSError as error:
+            raise DataError(path, f"cannot be read ({error.strerror})") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(path, f"not a record ({error})") from error
+
+
+def ranked_record(
+    labels: Bool[Tensor, "lists n"], shown: Bool[Tensor, "lists n"]
+) -> dict[str, str]:
+    """The two packed fields of a record."""
+    return {"ranked_labels": pack(labels), "ranked_shown": pack(shown)}
+
+
+def load_records(folder: Path | None = None) -> Iterator[Record]:
+    """All records below a folder, in the order of their names."""
+    for path in sorted((folder or RESULTS).rglob("*.json")):
+        yield Record.load(path)
+
+
+def _plain(value: Any) -> Any:
+    """The same with NaN as null, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
