@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dnrlib.errors import DataError, DnrError
+from dnrlib.files import replacing
 from dnrlib.log import SPLITS, digest
 
 TENSORS = ("users", "history", "items", "scores", "labels", "shown", "split", "list")
@@ -119,15 +119,9 @@ class CandidateLists:
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file; an existing file is replaced only when all is written."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            tensors = {name: getattr(self, name).cpu().contiguous() for name in TENSORS}
+        tensors = {name: getattr(self, name).cpu().clone().contiguous() for name in TENSORS}
+        with replacing(Path(path)) as partial:
             save_file(tensors, partial, metadata={"meta": json.dumps(self.meta)})
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path | str) -> CandidateLists:
@@ -143,7 +137,7 @@ class CandidateLists:
                 tensors = {name: file.get_tensor(name) for name in TENSORS}
                 meta = json.loads((file.metadata() or {})["meta"])
             return cls(**tensors, meta=meta).validate()
-        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (SafetensorError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise DataError(path, f"not a file of candidate lists ({error})") from error
         except DnrError as error:
             raise DataError(path, str(error)) from error

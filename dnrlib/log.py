@@ -23,8 +23,7 @@ def digest(tensors: Iterable[Tensor], *texts: str) -> str:
         array = tensor.detach().cpu().contiguous()
         sha.update(f"{array.dtype}{tuple(array.shape)}".encode())
         sha.update(array.numpy().tobytes())
-    for text in texts:
-        sha.update(text.encode())
+    sha.update("\0".join(texts).encode())
     return sha.hexdigest()[:16]
 
 
@@ -33,7 +32,8 @@ class ExposureLog:
     """All interactions that survived filtering, in (user, time) order, cut into shown lists.
 
     A list is ``list_length`` consecutive rows of one user; lists are numbered in (user, time)
-    order. Rows outside a kept list stay in the log with ``list = -1``: they are history.
+    order. Rows outside a kept list stay in the log with ``list = -1``: they are history. A user
+    meets an item at most once.
 
     Args:
         user: 0 … users - 1, non-decreasing.

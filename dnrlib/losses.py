@@ -1,4 +1,8 @@
-"""The losses of DNR, in the paper's symbols; each is an average over candidates, in nats."""
+"""The losses of DNR, in the paper's symbols, in nats.
+
+Each is an average over candidates but `softmax`, which is one over lists: with it the generator's
+two terms are on different scales.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ L_adv, as the paper trains it, is the negative of L_z: φ minimises log q_θ(z |
 
 
 def moments(x: Float[Tensor, "lists n"], weight: Float[Tensor, "lists n"]) -> tuple[Scalar, Scalar]:
-    """Weighted mean and variance; the variance is kept above 1e-6."""
+    """Weighted mean and variance; the variance is kept above 1e-6, where its gradient ends."""
     total = weight.sum().clamp(min=1)
     mean = (weight * x).sum() / total
     variance = (weight * (x - mean) ** 2).sum() / total

@@ -57,7 +57,7 @@ class BetaNoise(Noise):
     def epsilon(self, z: Float[Tensor, "lists n"]) -> Float[Tensor, "lists n"]:
         """A sample in [0, 1]."""
         a, b = self.concentration
-        return torch.distributions.Beta(a, b).sample(z.shape)
+        return torch.distributions.Beta(a, b, validate_args=False).sample(z.shape)
 
 
 class MLPNoise(Noise):

@@ -14,6 +14,7 @@ from torch import Tensor
 from dnrlib.data import SimulatedWorld, Source, load, stages
 from dnrlib.data.steps import raw_ids, to_log
 from dnrlib.errors import ConfigError
+from dnrlib.files import replacing
 from dnrlib.identity import LISTS_CODE, code_hash, hash_of
 from dnrlib.lists import CandidateLists
 from dnrlib.log import SPLITS, TRAIN, ExposureLog, digest
@@ -152,9 +153,8 @@ def trained_retrievers(
         for number, model in enumerate(models)
         for name, tensor in model.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)
     return models
 
 

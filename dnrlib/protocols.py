@@ -22,9 +22,10 @@ def excluded_items(
 ) -> Int[Tensor, "some width"]:
     """Items that may not be drawn as candidates of a list, padded with 0.
 
-    These are what the user interacted with *before* the list and what the retriever saw of this
-    user in training: neither a retriever at work nor one that was trained would offer them
-    again. The list's own items are not among them.
+    These are what the user interacted with *before* the list, and all that the lists hold on
+    which the retriever was trained, liked or not: neither a retriever at work nor one that was
+    trained would offer them again. The list's own items are not among them. For the training
+    lists of ``in-sample`` and ``crossfit`` this takes away items that the user meets later.
     """
     bounds = log.user_start
     user = log.list_user[lists]

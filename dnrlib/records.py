@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dnrlib.errors import DataError
+from dnrlib.files import replacing
 from dnrlib.metrics import pack, per_list, unpack
 
 RESULTS = Path("results")
@@ -33,7 +33,7 @@ class Record:
         ranked_labels, ranked_shown: of the test lists in ranked order, packed; every per-list
             metric follows from them.
         curves: one row an epoch.
-        best_epoch: by validation NDCG@6; 0 if nothing was trained.
+        best_epoch: by validation NDCG@6, its phase is in ``curves``; 0 if nothing was trained.
         cost: seconds, lists per second, peak memory in MiB, parameters.
         made: date, commit, machine, versions.
     """
@@ -72,12 +72,9 @@ class Record:
 
     def save(self, folder: Path | None = None) -> Path:
         """Write ``folder``/``run``.json; the file appears only when all is written."""
-        folder = folder or RESULTS
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.run}.json"
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        partial.write_text(json.dumps(_plain(asdict(self)), indent=1) + "\n", "utf-8")
-        partial.replace(path)
+        path = (folder or RESULTS) / f"{self.run}.json"
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(_plain(asdict(self)), indent=1) + "\n", "utf-8")
         return path
 
     @classmethod

@@ -36,6 +36,11 @@ class RetrieverConfig:
     """Items drawn uniformly for each batch and shared by its positives."""
     learning_rate: float = 1e-2
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ConfigError(f"{name} = {value}: must be positive")
+
 
 class MatrixFactorisation(nn.Module):
     """logit(u, i) = p_u · q_i + b_i."""

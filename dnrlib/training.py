@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dnrlib.errors import ConfigError, DataError, TrainingError
+from dnrlib.files import replacing
 from dnrlib.lists import CandidateLists
 from dnrlib.losses import LIKELIHOODS, REGULARISERS
 from dnrlib.metrics import ndcg, ranking
@@ -22,8 +23,8 @@ from dnrlib.rerankers.base import Reranker
 
 CHECK_EVERY = 50
 _ADVICE = (
-    "the last good checkpoint is kept. Lower the learning rate, or raise regulariser_weight if "
-    "L_adv ran away"
+    "a checkpoint of the last good epoch, if any, is kept. Lower the learning rate, or raise "
+    "regulariser_weight if L_adv ran away"
 )
 
 
@@ -74,11 +75,17 @@ class TrainingConfig:
                 value = getattr(self, name)
                 raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(allowed)}")
         for name in ("epochs", "batch_size", "learning_rate", "clip", "generator_learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} = {getattr(self, name)}: must be positive")
-        for name in ("weight_decay", "lambda_m", "lambda_e", "patience"):
-            if getattr(self, name) < 0:
+        weights = ("lambda_m", "adversarial_weight", "regulariser_weight")
+        for name in ("weight_decay", "lambda_e", "patience", *weights):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} = {getattr(self, name)}: must not be negative")
+        if self.generator != "none" and self.epochs <= self.lambda_e:
+            raise ConfigError(
+                f"lambda_e = {self.lambda_e} of {self.epochs} epochs: phase two, and with it the "
+                "generator, would never begin. Lower lambda_e or use generator = 'none'"
+            )
 
     def phase(self, epoch: int) -> int:
         """1 while the noise is heuristic, 2 once the generator is trained; epochs count from 1."""
@@ -157,7 +164,8 @@ class Trainer:
         seed: of initial generator weights, batches, dropout and noise.
 
     Raises:
-        ConfigError: no training or no validation lists.
+        ConfigError: no training or no validation lists, nothing to train, or a generator for a
+            reranker whose logits have no gradient in the scores.
     """
 
     def __init__(
@@ -176,23 +184,38 @@ class Trainer:
         self.regulariser = REGULARISERS[config.regulariser]
         device = train.scores.device
         self.heuristic = _heuristic(config).to(device) if config.noise != "none" else None
-        torch.manual_seed(seed)
         self.generator: Noise | None = None
-        if config.generator != "none":
-            self.generator = MLPNoise(config.generator, config.lambda_c).to(device)
+        parameters = list(self.reranker.parameters())
+        if not parameters:
+            raise ConfigError("the reranker has no parameters: there is nothing to train")
         self.optimiser = torch.optim.AdamW(
-            self.reranker.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        if self.generator:
-            self.generator_optimiser = torch.optim.AdamW(
-                self.generator.parameters(), lr=config.generator_learning_rate
+        if config.generator != "none":
+            self._check_generator_is_heard()
+            torch.manual_seed(seed)
+            self.generator = MLPNoise(config.generator, config.lambda_c).to(device)
+            self.generator_optimiser = torch.optim.Adam(
+                self.generator.parameters(), lr=config.generator_learning_rate, fused=True
             )
         self.steps = math.ceil(len(train) / config.batch_size)
         self.curves: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
+
+    def _check_generator_is_heard(self) -> None:
+        """The scores must reach the logits by a path that has a gradient."""
+        batch = self.lists[:2]
+        scores = batch.scores.clone().requires_grad_()
+        logits = self.reranker(batch, scores)
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits.sum(), scores, allow_unused=True)
+        if gradient is None:
+            raise ConfigError(
+                f"generator = {self.config.generator!r}: the reranker's logits have no gradient in "
+                "the scores, so that L_adv cannot train it. Use score_use = concat, add or weight, "
+                "or generator = 'none'"
+            )
 
     # One step -----------------------------------------------------------------------------
 
@@ -225,7 +248,7 @@ class Trainer:
         return losses
 
     def update_generator(self, batch: CandidateLists) -> dict[str, Tensor]:
-        """φ descends on log q_θ(z | x') + KL( p_φ(x' | z) ‖ p_x ), with θ fixed."""
+        """φ descends on log q_θ(z | x') + KL( p_φ(x' | z) ‖ p_x ), with θ (and dropout) as is."""
         assert self.generator is not None
         with torch.no_grad():
             state = self.reranker.encode(batch)
@@ -239,10 +262,8 @@ class Trainer:
             + self.config.regulariser_weight * regulariser
         )
         parameters = list(self.generator.parameters())
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(objective, parameters), strict=True
-        ):
-            parameter.grad = gradient
+        self.generator_optimiser.zero_grad()
+        objective.backward(inputs=parameters)
         nn.utils.clip_grad_norm_(parameters, self.config.clip)
         self.generator_optimiser.step()
         return {"L_adv": adversarial, "L_x": regulariser}
@@ -275,7 +296,8 @@ class Trainer:
                 seconds = time.perf_counter() - began
                 progress = self._progress(number, step, means, seconds)
                 on_progress(progress)
-        _check_weights(self.reranker, number, self.steps)
+        for module in filter(None, (self.reranker, self.generator)):
+            _check_weights(module, number, self.steps)
         validation = validation_ndcg(self.reranker, self.validation)
         return Epoch(number, phase, progress.losses, validation, seconds, progress.lists_per_second)
 
@@ -355,13 +377,11 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch needs; replaces the file only when all is there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
         state = {name: module.state_dict() for name, module in self._modules().items()}
         curves = [asdict(row) for row in self.curves]
         extra = {"best": self.best, "curves": curves, "identity": self._identity()}
-        torch.save({**state, **extra}, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            torch.save({**state, **extra}, partial)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -405,8 +425,8 @@ def _check_finite(terms: list[str], rows: list[Tensor], epoch: int) -> None:
         )
 
 
-def _check_weights(reranker: nn.Module, epoch: int, step: int) -> None:
+def _check_weights(module: nn.Module, epoch: int, step: int) -> None:
     """The last step's update is in no loss yet."""
-    for name, weight in reranker.named_parameters():
-        if not weight.isfinite().all():
-            raise TrainingError(f"epoch {epoch}, step {step}: {name} is not finite; {_ADVICE}")
+    finite = torch.stack([weight.isfinite().all() for weight in module.parameters()])
+    if not finite.all():
+        raise TrainingError(f"epoch {epoch}, step {step}: a weight is not finite; {_ADVICE}")

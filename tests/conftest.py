@@ -1,6 +1,4 @@
-"""Check the types and shapes in dnrlib's signatures during tests; one thread per worker."""
-
-import os
+"""Check the types and shapes in dnrlib's signatures during tests; one thread a process."""
 
 import torch
 from beartype import BeartypeConf, beartype
@@ -13,5 +11,4 @@ install_import_hook("dnrlib", "conftest.checked")
 settings.register_profile("dnr", deadline=None, derandomize=True, database=None)
 settings.load_profile("dnr")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+torch.set_num_threads(1)

@@ -33,7 +33,7 @@ made = plan(log, "in-sample")
 models = [fit(log, row, RetrieverConfig(dim=4, epochs=1), seed=0) for row in made.trained_on]
 bundle = candidate_lists(log, models, made, "shown+sampled", n=10)
 torch.manual_seed(0)
-reranker = build("prm", bundle, dim=8, heads=2)
+reranker = build("prm", bundle, dim=8, heads=2, score_use="concat")
 config = TrainingConfig(epochs=1, lambda_e=0, noise="beta", generator="epsilon")
 curves = Trainer(reranker, bundle.of_split("train"), bundle.of_split("validation"), config).run()
 assert 0 <= curves[0].validation <= 1

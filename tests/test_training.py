@@ -575,7 +575,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value, check_every, tmp_path, m
 def test_the_term_that_is_not_finite_is_named(call, term):
     config = replace(DNR, lambda_e=0)
     with pytest.raises(TrainingError, match=f"epoch 1, step 4: {term} is nan"):
-        trainer(config, Spoiled(3 * 3 + call, math.nan)).run()
+        trainer(config, Spoiled(1 + 3 * 3 + call, math.nan)).run()  # one call before training
 
 
 def test_a_regulariser_that_is_not_finite_is_named():
@@ -637,3 +637,19 @@ def test_a_bad_noise_is_refused_when_the_trainer_is_made():
 def test_no_lists_are_refused(part):
     with pytest.raises(ConfigError, match="at least one training and one validation list"):
         trainer(**{part: LISTS[:0]})
+
+
+@pytest.mark.parametrize("score_use", ["none", "rank"])
+def test_a_generator_that_the_reranker_cannot_hear_is_refused(score_use):
+    with pytest.raises(ConfigError, match="no gradient in the scores"):
+        trainer(DNR, prm(score_use=score_use))
+
+
+def test_a_phase_two_that_never_begins_is_refused():
+    with pytest.raises(ConfigError, match="lambda_e = 3 of 3 epochs"):
+        TrainingConfig(epochs=3, lambda_e=3, generator="scores")
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(ConfigError, match="no parameters"):
+        trainer(DIRECT, build("score", LISTS))

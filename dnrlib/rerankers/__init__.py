@@ -28,7 +28,7 @@ def build(name: str, lists: CandidateLists, **options: Any) -> Reranker:
     n, history = lists.items.shape[1], lists.history.shape[1]
     try:
         return RERANKERS[name](lists.meta["users"], lists.meta["items"], n, history, **options)
-    except TypeError as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"reranker {name!r}: {error}") from error
 
 

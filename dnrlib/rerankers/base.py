@@ -18,7 +18,8 @@ class Reranker(nn.Module):
     """q_θ(z | x, u): logits of the feedback z from the scores x and the request u.
 
     `encode` holds all that does not depend on the scores, so that several score vectors (real,
-    synthetic) share it. A model that cannot be split may override `forward` alone.
+    synthetic) share it. A model that cannot be split overrides `score` alone; its state is then
+    the batch.
     """
 
     def encode(self, batch: CandidateLists) -> Any:
@@ -49,6 +50,8 @@ class ScoreInput(nn.Module):
     - ``concat``: W [h ; x].
     - ``add``: h + x v, with a learned direction v (a plain constant would vanish in LayerNorm).
     - ``weight``: x h.
+
+    A noise generator can be trained only through the last three: a rank has no gradient.
 
     Raises:
         ConfigError: unknown ``score_use``.

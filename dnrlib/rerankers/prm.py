@@ -60,7 +60,7 @@ class PRM(Reranker):
         score_use: see `ScoreInput`.
 
     Raises:
-        ConfigError: ``dim`` is not a multiple of ``heads``.
+        ConfigError: ``dim`` is not a multiple of ``heads``, or there is no layer.
     """
 
     def __init__(
@@ -80,6 +80,8 @@ class PRM(Reranker):
         super().__init__()
         if dim % heads:
             raise ConfigError(f"dim = {dim} is not a multiple of heads = {heads}")
+        if layers < 1:
+            raise ConfigError(f"layers = {layers}: must be at least 1")
         self.item = nn.Embedding(items + 1, dim, padding_idx=0)
         self.user = nn.Embedding(users, dim)
         self.recency = nn.Parameter(torch.zeros(history))
@@ -95,8 +97,11 @@ class PRM(Reranker):
         nn.init.normal_(self.user.weight, std=dim**-0.5)
 
     def encode_request(self, batch: CandidateLists) -> Float[Tensor, "lists two_dim"]:
-        """The user and the history, averaged with a learned weight for each step back."""
-        weight = self.recency.masked_fill(batch.history == 0, -torch.inf).softmax(dim=1)
+        """The user and the history, averaged with a learned weight for each step back.
+
+        A new user's empty history is all padding, whose embedding is zero.
+        """
+        weight = self.recency.masked_fill(batch.history == 0, -1e9).softmax(dim=1)
         history = (weight[:, None] @ self.item(batch.history))[:, 0]
         return torch.cat([self.user(batch.users), history], dim=1)
 
