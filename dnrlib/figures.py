@@ -27,15 +27,17 @@ from myst_nb import glue
 # Okabe and Ito's colours, with Tol's indigo and wine: told apart with every common colour vision.
 METHOD_COLOURS = {
     "score": "#4D4D4D",
+    "score-reversed": "#999999",
     "reversed": "#999999",
     "none": "#56B4E9",
     "rank": "#332288",
     "concat": "#0072B2",
     "add": "#009E73",
     "weight": "#882255",
+    "noise-G": "#F0C674",  # heuristic noise alone: the lighter tone of the method that it leads to
+    "noise-B": "#EBA27C",
     "DNR-G": "#E69F00",
     "DNR-B": "#D55E00",
-    "DNR-MLP": "#CC79A7",
 }
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#4D4D4D"]
 
@@ -176,7 +178,7 @@ def _cell(value: Any, digits: int) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value).replace("|", "\\|").replace("\n", " ")
+        return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", str(value).replace("\n", " "))
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 

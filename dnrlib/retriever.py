@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from dnrlib.errors import ConfigError, DnrError
 from dnrlib.log import TRAIN, ExposureLog
 
 SCHEMES = ("in-sample", "earlier", "crossfit")
+LEAST_STEPS = 32
 
 
 @runtime_checkable
@@ -32,6 +34,7 @@ class RetrieverConfig:
     dim: int = 128
     epochs: int = 4
     batch_size: int = 8192
+    """At most: small data are cut into at least ``LEAST_STEPS`` batches an epoch."""
     negatives: int = 256
     """Items drawn uniformly for each batch and shared by its positives."""
     learning_rate: float = 1e-2
@@ -88,8 +91,9 @@ def fit(
         torch.manual_seed(seed)
         model = MatrixFactorisation(log.users, log.items, config.dim)
         optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        size = min(config.batch_size, math.ceil(len(rows) / LEAST_STEPS))
         for _ in range(config.epochs):
-            for index in torch.randperm(len(rows)).split(config.batch_size):
+            for index in torch.randperm(len(rows)).split(size):
                 batch = rows[index]
                 negatives = torch.randint(1, log.items + 1, (config.negatives,))
                 optimiser.zero_grad()

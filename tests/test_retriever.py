@@ -127,7 +127,7 @@ def test_fit_without_a_positive_is_refused():
 
 def test_factorisation_learns_who_likes_what():
     log = make_log(users=60, noise=0.05)
-    model = fit(log, log.split == TRAIN, replace(SMALL, epochs=30), seed=0)
+    model = fit(log, log.split == TRAIN, replace(SMALL, epochs=8), seed=0)
     logits = model.logits(torch.arange(60))[:, 1:]
     assert pooled_auc(logits, preference(torch.arange(60), log.items)[:, 1:]) > 0.8
     held_out = log.rows()[(log.split == VALIDATION) | (log.split == TEST)].flatten()
