@@ -57,8 +57,8 @@ lock: $(READY)  ## renew constraints.txt (the release of torch stays)
 		--universal --python-version 3.10 --upgrade --no-annotate --extra book --extra dev \
 		--constraint - --output-file constraints.txt pyproject.toml
 
-clean:  ## remove what was built
-	@rm -rf _build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove what was built or prepared
+	@rm -rf _build data/prepared .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find dnrlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## also remove .venv

@@ -28,7 +28,6 @@ from myst_nb import glue
 METHOD_COLOURS = {
     "score": "#4D4D4D",
     "score-reversed": "#999999",
-    "reversed": "#999999",
     "none": "#56B4E9",
     "rank": "#332288",
     "concat": "#0072B2",
@@ -40,6 +39,9 @@ METHOD_COLOURS = {
     "DNR-B": "#D55E00",
 }
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#4D4D4D"]
+
+# Candidates by what the user made of them.
+KIND_COLOURS = {"liked": PALETTE[0], "not liked": PALETTE[1], "not shown": "#999999"}
 
 STYLE: dict[str, Any] = {
     "figure.figsize": (5.2, 3.3),  # at this size the text can be read at the width of a phone
