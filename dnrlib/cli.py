@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +14,20 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
 from dnrlib.errors import ConfigError, DataError, DnrError, TrainingError
+from dnrlib.identity import code_hash, from_dict, hash_of
 
 HELP = """Denoising training for rerankers, and the book that reproduces the paper.
+
+Try it in a minute, without any data: dnr train --dataset simulated --epochs 4 --lambda-e 2
 
 Exit codes: 0 done, 1 failed, 2 a wrong option or parameter, 3 data cannot be used, 4 training
 cannot go on, 130 interrupted (a run goes on where it was when the command is given again).
 """
 EXIT_CODES = {ConfigError: 2, DataError: 3, TrainingError: 4}
+INTERRUPTED = 130
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 data_app = typer.Typer(help="Candidate lists from raw data.", no_args_is_help=True)
@@ -34,14 +40,26 @@ Dataset = Annotated[
 ]
 Protocol = Annotated[str, typer.Option(help="shown+retrieved, shown+sampled or retrieved.")]
 Scheme = Annotated[
-    str, typer.Option(help="What the retriever may see: earlier, crossfit or in-sample.")
-]
-Settings = Annotated[
-    list[str] | None,
+    str,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any other setting, e.g. training.lambda_c=0.3."
+        help="What the retriever may see: earlier, crossfit or in-sample; or noisy-truth, the "
+        "simulated retriever of the simulated data."
     ),
 ]
+
+
+def _settings_option(example: str) -> Any:
+    text = (
+        f"Any other setting, such as {example}; can be repeated. A wrong KEY lists the right ones."
+    )
+    return typer.Option("--set", metavar="KEY=VALUE", help=text)
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ConfigError(f"{option} {text}: it needs a name and a value")
+    return key, value
 
 
 def _value(text: str) -> Any:
@@ -52,14 +70,11 @@ def _value(text: str) -> Any:
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:
-    from dnrlib.experiments import _merge, nested
+    from dnrlib.experiments import merge, nested
 
     merged: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair}: write KEY=VALUE")
-        merged = _merge(merged, nested(key, _value(value)))
+    for key, value in (_pair("--set", pair) for pair in pairs or []):
+        merged = merge(merged, nested(key, _value(value)))
     return merged
 
 
@@ -78,15 +93,14 @@ def data_prepare(
     protocol: Protocol = "shown+sampled",
     retriever: Scheme = "earlier",
     out: Annotated[Path | None, typer.Option(help="Also save the lists to this file.")] = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, _settings_option("history=10")] = None,
 ) -> None:
     """Make candidate lists and say what is in them."""
-    from dnrlib.experiments import _merge
-    from dnrlib.identity import from_dict
+    from dnrlib.experiments import merge
     from dnrlib.prepare import DataConfig, prepare
 
     named = {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever}
-    config = from_dict(DataConfig, _merge(named, _settings(settings)))
+    config = from_dict(DataConfig, merge(named, _settings(settings)))
     lists = prepare(config, say=console.print)
     table = Table(
         "split", "lists", "positives a list", "score alone", "reversed", "AUC", title=config.what
@@ -98,8 +112,8 @@ def data_prepare(
         "Score alone and reversed: NDCG@6 of the retriever's order. AUC: mean over lists."
     )
     console.print(f"Fingerprint {lists.fingerprint}")
-    for note in filter(None, [lists.meta["note"]]):
-        console.print(f"Note: {note}")
+    if lists.meta["note"]:
+        console.print(f"Note: {lists.meta['note']}")
     if out:
         lists.save(out)
         console.print(f"Saved to {out}")
@@ -126,21 +140,24 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="score, score-reversed; PRM with none, rank, concat, add, weight; "
-            "noise-G, noise-B, DNR-G, DNR-B."
+            help="Without training: score, score-reversed. Trained directly, by the use of the "
+            "score: none, rank, concat, add, weight. Trained also on Gaussian or Beta noise: "
+            "noise-G, noise-B; and then on generated noise: DNR-G, DNR-B."
         ),
     ] = "DNR-B",
-    reranker: Annotated[str, typer.Option(help="The backbone.")] = "prm",
+    reranker: Annotated[str, typer.Option(help="The model that is trained.")] = "prm",
     seed: Annotated[int, typer.Option(help="Of weights, batches, dropout and noise.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs in all.")] = 10,
-    lambda_e: Annotated[int, typer.Option(min=0, help="Epochs of phase one.")] = 5,
+    lambda_e: Annotated[
+        int, typer.Option(min=0, help="The first epochs, before the noise is generated.")
+    ] = 5,
     train_lists: Annotated[
         int, typer.Option(min=0, help="Use so many training lists; 0: all.")
     ] = 0,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, _settings_option("training.lambda_c=0.3")] = None,
 ) -> None:
     """Train and record one run. Given again after an interruption, it goes on."""
-    from dnrlib.experiments import METHODS, _merge, run, run_config
+    from dnrlib.experiments import METHODS, merge, run, run_config
 
     named: dict[str, Any] = {
         "method": method,
@@ -151,11 +168,11 @@ def train(
     }  # fmt: skip
     if "reranker" not in METHODS.get(method, {}):
         named["reranker"] = reranker
-    config = run_config(_merge(named, _settings(settings)))
+    config = run_config(merge(named, _settings(settings)))
     with _Display() as display:
         record = run(config, on_progress=display.show, say=display.say)
     _print_metrics(record)
-    console.print(f"Recorded as results/{record.run}.json")
+    console.print(f"Recorded as {_find(record.run)}")
 
 
 class _Display:
@@ -163,8 +180,9 @@ class _Display:
 
     def __init__(self) -> None:
         self.bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rest]}"),
-            console=console, disable=not console.is_terminal,
+            TextColumn("{task.description}"), BarColumn(20),
+            TextColumn("{task.fields[rest]}", table_column=Column()),
+            console=console, disable=not console.is_terminal, transient=True,
         )  # fmt: skip
         self.task: Any = None
 
@@ -214,8 +232,8 @@ def _print_metrics(record: Any) -> None:
     console.print(table)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.4f}"
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.4f}"
 
 
 @app.command()
@@ -226,11 +244,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score the test lists again with a run's weights and compare with its record."""
-    from dataclasses import replace
-
-    from dnrlib.experiments import DataConfig, evaluate, load_reranker, prepare
-    from dnrlib.identity import from_dict
+    from dnrlib.experiments import evaluate, load_reranker
     from dnrlib.lists import CandidateLists
+    from dnrlib.prepare import DataConfig, prepare
     from dnrlib.records import Record
 
     record = Record.load(Path(run) if run.endswith(".json") else _find(run))
@@ -245,7 +261,7 @@ def evaluate(
     if again.data["fingerprint"] != bundle.fingerprint:
         console.print("The lists made here differ from those of the record (another machine?).")
     off = max(
-        abs(value - (record.metrics["test"][name] or 0))
+        abs(value - record.metrics["test"][name])
         for name, value in again.metrics["test"].items()
         if value == value
     )
@@ -255,7 +271,10 @@ def evaluate(
 def _find(run: str) -> Path:
     from dnrlib.records import RESULTS
 
-    return next(RESULTS.rglob(f"{run}.json"), RESULTS / f"{run}.json")
+    for path in sorted(RESULTS.rglob("*.json")):
+        if path.stem == run:
+            return path
+    raise DataError(RESULTS, f"no record of a run {run!r}")
 
 
 @app.command()
@@ -273,24 +292,19 @@ def reproduce(
 
     configs = load_experiment(experiment)
     if plan:
-        recorded = [record.config for record in load_records()]
+        codes = {hash_of(record.config): record.code for record in load_records()}
+        states = {None: "", code_hash(): "yes"}
         table = Table(
             "data", "method", "seed", "recorded", title=f"{experiment}: {len(configs)} runs"
         )
         for config in configs:
-            known = any(_same(config, other) for other in recorded)
-            table.add_row(config.data.what, config.method, str(config.seed), "yes" if known else "")
+            state = states.get(codes.get(hash_of(config)), "by other code")
+            table.add_row(config.data.what, config.method, str(config.seed), state)
         console.print(table)
         return
     for number, record in enumerate(execute(configs, workers, experiment), start=1):
         result = _number(record.metrics["test"]["ndcg@6"])
         console.print(f"[{number}/{len(configs)}] {record.run}: test NDCG@6 {result}", markup=False)
-
-
-def _same(config: Any, recorded: dict[str, Any]) -> bool:
-    from dnrlib.identity import hash_of
-
-    return hash_of(config) == hash_of(recorded)
 
 
 @app.command()
@@ -313,7 +327,7 @@ def book(
         raise ConfigError("-p needs --chapter NAME: which chapter is the parameter for?")
     name = _resolve(dataset)
     if chapter:
-        pairs = [pair.partition("=")[::2] for pair in parameter or []]
+        pairs = [_pair("-p", pair) for pair in parameter or []]
         page = run_chapter(chapter, parse_parameters(pairs), profile, name)
     else:
         page = build(profile, name)
@@ -322,7 +336,7 @@ def book(
         webbrowser.open(page.as_uri())
 
 
-def _exit_code(error: DnrError) -> int:
+def _exit_code(error: Exception) -> int:
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
@@ -332,8 +346,9 @@ def _join_pairs(arguments: list[str]) -> list[str]:
     rest = iter(arguments)
     for argument in rest:
         joined.append(argument)
-        if argument == "-p" and (key := next(rest, None)) is not None:
-            joined.append(key if "=" in key else f"{key}={next(rest, '')}")
+        if argument == "-p":
+            key = next(rest, "")
+            joined.append(key if "=" in key else "=".join([key, *islice(rest, 1)]))
     return joined
 
 
@@ -341,12 +356,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a DnrError becomes a message and an exit code."""
     try:
         app(_join_pairs(sys.argv[1:] if arguments is None else arguments))
-    except DnrError as error:
+    except (DnrError, OSError) as error:
         errors.print(f"error: {error}", markup=False)
         sys.exit(_exit_code(error))
-    except KeyboardInterrupt:
-        errors.print("Interrupted.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            errors.print("Interrupted. The same command goes on from the last finished epoch.")
+        raise
 
 
 if __name__ == "__main__":

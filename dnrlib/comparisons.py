@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,15 @@ def recorded(experiment: str, results: Path | None = None) -> list[Record]:
         raise DataError(
             folder,
             f"{len(missing)} of {len(configs)} runs have no record, the first is "
-            f"{missing[0].method} ({missing[0].data.what}, seed {missing[0].seed}): "
-            f"do them with `dnr reproduce --experiment {experiment}`",
+            f"{missing[0].what}: do them with `dnr reproduce --experiment {experiment}`",
         )
     return [newest[hash_of(config)] for config in configs]
 
 
-def is_current(records: Iterable[Record]) -> bool:
-    """Whether all were made by the code that is here now."""
-    return all(record.code == code_hash() for record in records)
+def age(records: Iterable[Record]) -> str:
+    """Whether the records were made by the code that is here now, in words."""
+    current = all(record.code == code_hash() for record in records)
+    return "the code as it is now" if current else "an earlier version of the training code"
 
 
 def of(records: Iterable[Record], **wanted: Any) -> list[Record]:
@@ -74,10 +74,93 @@ def mean(records: Sequence[Record], metric: str = "ndcg@6") -> Interval:
 def gain(
     records: Sequence[Record], reference: Sequence[Record], metric: str = "ndcg@6"
 ) -> Interval:
-    """Paired difference of two methods on the same lists and seeds, first minus second."""
-    per_seed([*records, *reference], metric)
-    first, second = (
-        per_seed(sorted(group, key=lambda record: record.seed), metric)
-        for group in (records, reference)
-    )
+    """Paired difference of two methods on the same lists and seeds, first minus second.
+
+    A record of what is not trained stands for every seed of the other method.
+
+    Raises:
+        DataError: as in `per_seed`, or the seeds differ.
+    """
+    both = [*records, *reference]
+    per_seed(both, metric)
+    seeds = sorted({record.seed for record in both if record.best_epoch}) or [0]
+    first, second = (per_seed(_of_seeds(group, seeds), metric) for group in (records, reference))
     return paired_difference(first, second)
+
+
+def _of_seeds(records: Sequence[Record], seeds: list[int]) -> list[Record]:
+    if len(records) == 1 and records[0].best_epoch == 0:
+        return [*records] * len(seeds)
+    ordered = sorted(records, key=lambda record: record.seed)
+    if (own := [record.seed for record in ordered]) != seeds:
+        raise DataError("results", f"seeds {own} and {seeds} cannot be paired")
+    return ordered
+
+
+Setting = Callable[[Record], str]
+
+
+def protocol(record: Record) -> str:
+    """The setting that tells most tables' columns apart."""
+    return record.protocol
+
+
+def grouped(
+    records: Iterable[Record], setting: Setting = protocol
+) -> dict[str, dict[str, list[Record]]]:
+    """Setting -> method -> its records, in their order."""
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for record in records:
+        groups.setdefault(setting(record), {}).setdefault(record.method, []).append(record)
+    return groups
+
+
+def means(
+    records: Iterable[Record], metric: str = "ndcg@6", setting: Setting = protocol
+) -> dict[str, dict[str, Interval]]:
+    """Setting -> method -> mean."""
+    return {
+        name: {method: mean(group, metric) for method, group in methods.items()}
+        for name, methods in grouped(records, setting).items()
+    }
+
+
+def gains(
+    records: Iterable[Record],
+    reference: str,
+    metric: str = "ndcg@6",
+    setting: Setting = protocol,
+) -> dict[str, dict[str, Interval]]:
+    """Setting -> every other method -> its paired difference to the reference."""
+    return {
+        name: {
+            method: gain(group, methods[reference], metric)
+            for method, group in methods.items()
+            if method != reference
+        }
+        for name, methods in grouped(records, setting).items()
+    }
+
+
+def table(cells: Mapping[str, Mapping[str, Interval]], spec: str = "") -> list[dict[str, str]]:
+    """One row a method, one column a setting, from `means` or (``spec="+"``) `gains`."""
+    rows: dict[str, dict[str, str]] = {}
+    for setting, methods in cells.items():
+        for method, found in methods.items():
+            rows.setdefault(method, {"method": method})[setting] = format(found, spec)
+    return list(rows.values())
+
+
+def in_words(differences: Mapping[str, Interval]) -> str:
+    """Where a difference is above zero, below it, or not told apart from it by its interval."""
+    groups: dict[str, list[str]] = {}
+    for name, found in differences.items():
+        side = "above" if found.low > 0 else "below" if found.high < 0 else "not told apart"
+        groups.setdefault(side, []).append(f"{name} ({found.mean:+.3f})")
+    return "; ".join(f"{side} under {' and '.join(names)}" for side, names in groups.items())
+
+
+def test_lists(records: Iterable[Record]) -> str:
+    """How many test lists each protocol has, in words."""
+    sizes = {record.protocol: record.data["test"] for record in records}
+    return ", ".join(f"{size:,} under {protocol}" for protocol, size in sizes.items())

@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from functools import reduce
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -48,6 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "DNR-B": {"training": {"noise": "beta", "generator": "scores"}},
 }
 """Method -> what it changes in a `RunConfig`. The last four feed the score by ``concat``."""
+UNTRAINED = ("score", "score-reversed")
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,16 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
 
+    @property
+    def what(self) -> str:
+        """A few words for people."""
+        return f"{self.method} ({self.data.what}, seed {self.seed})"
+
 
 def run_config(settings: Mapping[str, Any]) -> RunConfig:
     """A run from nested settings; the method's own settings come first.
+
+    A method that is not trained has neither options, training nor seed: what is given is dropped.
 
     Raises:
         ConfigError: unknown method or parameter, or a value that does not fit.
@@ -73,21 +83,23 @@ def run_config(settings: Mapping[str, Any]) -> RunConfig:
     method = settings.get("method", RunConfig.method)
     if method not in METHODS:
         raise ConfigError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
-    merged = _merge(METHODS[method], settings)
-    if merged.get("reranker", "prm") in ("score", "score-reversed"):
-        merged = {"method": method, "reranker": merged["reranker"], "options": {},
-                  "data": merged.get("data", {})}  # fmt: skip
-    else:
-        merged = _merge({"options": {"score_use": "concat"}}, merged)
-    return from_dict(RunConfig, merged)
+    own = merge({"options": {"score_use": "concat"}}, METHODS[method])
+    config = from_dict(RunConfig, merge(own, settings))
+    if config.reranker in UNTRAINED or method in UNTRAINED:
+        if config.reranker != method:
+            raise ConfigError(
+                f"method = {method!r} and reranker = {config.reranker!r} exclude each other"
+            )
+        config = replace(config, options={}, training=TrainingConfig(), seed=0)
+    return config
 
 
-def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings joined; where both have a value the second's counts."""
     merged = dict(first)
     for name, value in second.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
+        merged[name] = merge(merged[name], value) if both else value
     return merged
 
 
@@ -219,11 +231,15 @@ def load_reranker(record: Record, lists: CandidateLists, runs: Path | None = Non
     """The trained reranker of a run.
 
     Raises:
-        DataError: its weights are not on this machine.
+        DataError: its weights are not on this machine, or do not fit the lists.
     """
     reranker = build(record.config["reranker"], lists, **record.config["options"])
     if any(True for _ in reranker.parameters()):
-        reranker.load_state_dict(_weights(record, "reranker", runs))
+        weights = _weights(record, "reranker", runs)
+        try:
+            reranker.load_state_dict(weights)
+        except RuntimeError as error:
+            raise DataError(record.run, "the weights are of other users, items or n") from error
     return reranker
 
 
@@ -242,9 +258,13 @@ def load_generator(record: Record, runs: Path | None = None) -> MLPNoise:
 
 def _weights(record: Record, part: str, runs: Path | None) -> dict[str, torch.Tensor]:
     path = (runs or RUNS) / record.run / f"{part}.safetensors"
+    advice = "to do the run again with `dnr train`, move its record out of results/"
     if not path.exists():
-        raise DataError(path, "no weights here: do the run again with `dnr train`")
-    return load_file(path)
+        raise DataError(path, f"the weights are not on this machine; {advice}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DataError(path, f"the weights are damaged; {advice}") from error
 
 
 # Grids of runs ----------------------------------------------------------------------------
@@ -252,6 +272,8 @@ def _weights(record: Record, part: str, runs: Path | None) -> dict[str, torch.Te
 
 def load_experiment(name: str, folder: Path | None = None) -> list[RunConfig]:
     """The runs of experiments/NAME.yml: every combination of the ``grid`` over the ``base``.
+
+    A combination that comes to the same run as an earlier one is left out.
 
     Raises:
         DataError: there is no such file, or it is not an experiment.
@@ -263,18 +285,23 @@ def load_experiment(name: str, folder: Path | None = None) -> list[RunConfig]:
         raise DataError(path, f"no such experiment; there are: {known}")
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-        base, grid = content["base"], content["grid"]
-        axes = [[(key, value) for value in values] for key, values in grid.items()]
+        configs = [run_config(point) for point in _points(content["base"], content["grid"])]
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(path, f"not an experiment: needs `base` and `grid` ({error})") from error
-    return [run_config(_with(base, point)) for point in product(*axes)]
+        reason = " ".join(str(error).split())
+        raise DataError(
+            path, f"not an experiment: needs `base` (settings) and `grid` (lists): {reason}"
+        ) from error
+    return list({hash_of(config): config for config in configs}.values())
 
 
-def _with(base: Mapping[str, Any], point: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    settings = dict(base)
-    for key, value in point:
-        settings = _merge(settings, nested(key, value))
-    return settings
+def _points(base: Any, grid: Any) -> Iterator[dict[str, Any]]:
+    """The settings of every combination; what comes from a file can be anything at all."""
+    if not all(isinstance(values, list) for values in grid.values()):
+        raise TypeError("a value of `grid` is not a list")
+    for values in product(*grid.values()):
+        yield reduce(merge, map(nested, grid, values), dict(base))
 
 
 def reproduce(
@@ -287,22 +314,26 @@ def reproduce(
     """Do runs side by side in processes that share the cores; yields each record as it is done.
 
     A run that fails does not stop the others; the first failure is raised at the end. Runs that
-    share lists share the cache, so lists are prepared here, one after another, first.
+    share lists share the cache, so lists are prepared here, one after another, first. Runs that
+    have not begun are dropped when the caller stops.
     """
     for data in {hash_of(config.data): config.data for config in configs}.values():
         prepare(data, say=print)
     threads = max(1, (os.cpu_count() or 1) // workers)
     failure: BaseException | None = None
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads,
         initargs=(threads,),
-    ) as pool:  # fmt: skip
-        futures = [pool.submit(run, config, results, runs, group) for config in configs]
+    )  # fmt: skip
+    futures = {pool.submit(run, config, results, runs, group): config for config in configs}
+    try:
         for future in as_completed(futures):
             if error := future.exception():
                 failure = failure or error
-                print(f"A run failed: {error}", file=sys.stderr)
+                print(f"{futures[future].what} failed: {error}", file=sys.stderr)
             else:
                 yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
     if failure:
         raise failure

@@ -7,9 +7,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from dnrlib.errors import ConfigError
 
@@ -18,6 +19,8 @@ LISTS_CODE = ("data/*.py", "log.py", "retriever.py", "protocols.py", "lists.py")
 """What candidate lists depend on."""
 RUN_CODE = ("rerankers/*.py", "noise.py", "losses.py", "training.py", "metrics.py")
 """What a run depends on besides its lists."""
+
+WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 Config = TypeVar("Config")
 
@@ -56,6 +59,8 @@ def _is_docstring(node: Any) -> bool:
 def from_dict(kind: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
     """A configuration dataclass from nested mappings; an unknown or ill-typed value is an error.
 
+    A whole number fits a float, and so does a numeral such as ``1e-3``, which is text in YAML.
+
     Raises:
         ConfigError: names the parameter, as in ``training.lambda_c``.
     """
@@ -72,12 +77,16 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], where: str = "") ->
 def _fitted(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value, f"{name}.")  # type: ignore[arg-type]
-    origin = getattr(hint, "__origin__", None)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(value)
-    allowed = {float: (int, float), dict: (Mapping,)}.get(origin or hint, (origin or hint,))
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        allowed = (hint,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{name} = {value!r}: must be {getattr(hint, '__name__', hint)}")
-    return float(value) if hint is float else value
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(inner):
+            raise ConfigError(f"{name} = {value!r}: must be a list of {len(inner)} values")
+        return tuple(_fitted(one, item, name) for one, item in zip(inner, value, strict=True))
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(value)
+    accepted = Mapping if kind is dict else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        wanted = WANTED.get(kind, f"a group of settings ({name}.…)")
+        raise ConfigError(f"{name} = {value!r}: must be {wanted}")
+    return value

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dnrlib.data import SimulatedWorld, Source, load, stages
 from dnrlib.data.steps import raw_ids, to_log
-from dnrlib.errors import ConfigError
+from dnrlib.errors import ConfigError, DataError
 from dnrlib.files import replacing
 from dnrlib.identity import LISTS_CODE, code_hash, hash_of
 from dnrlib.lists import CandidateLists
 from dnrlib.log import SPLITS, TRAIN, ExposureLog, digest
-from dnrlib.protocols import candidate_lists
+from dnrlib.protocols import PROTOCOLS, candidate_lists
 from dnrlib.retriever import (
+    SCHEMES,
     MatrixFactorisation,
     Plan,
     Retriever,
@@ -64,6 +68,19 @@ class DataConfig:
     noisy_truth: NoisyTruth = field(default_factory=NoisyTruth)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        choices = {"protocol": PROTOCOLS, "retriever": (*SCHEMES, "noisy-truth")}
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(allowed)}")
+        for name in ("train_lists", "evaluation_lists", "core"):
+            if (value := getattr(self, name)) < 0:
+                raise ConfigError(f"{name} = {value}: must not be negative")
+        if self.history < 1:
+            raise ConfigError(f"history = {self.history}: must be at least 1")
+        if self.retriever == "noisy-truth" and self.dataset != "simulated":
+            raise ConfigError("retriever = 'noisy-truth' needs dataset = 'simulated'")
+
     @property
     def what(self) -> str:
         """A few words for people."""
@@ -76,6 +93,9 @@ def prepare(
     say: Callable[[str], None] = lambda text: None,
 ) -> CandidateLists:
     """The candidate lists of a configuration; made once, then read from the cache.
+
+    Processes that prepare in the same cache at once wait for each other, so that what is made is
+    the same for all of them.
 
     Args:
         config: what to make; ``dataset`` must be a name, not ``auto``.
@@ -90,13 +110,23 @@ def prepare(
     whole = replace(config, train_lists=0, evaluation_lists=0)
     key = hash_of(whole, _fingerprint(source), code_hash(LISTS_CODE))
     path = cache / f"{config.dataset}-{config.protocol}-{config.retriever}-{key}.safetensors"
-    if path.exists():
-        say(f"Reading {path}")
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / ".lock"):
+            if not path.exists():
+                _make(config, source, cache, say).save(path)
+    say(f"Reading {path}")
+    with _remade_if_deleted(path):
         lists = CandidateLists.load(path)
-    else:
-        lists = _make(config, source, cache, say)
-        lists.save(path)
     return _subset(lists, config)
+
+
+@contextmanager
+def _remade_if_deleted(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (DataError, SafetensorError) as error:
+        raise DataError(path, "is damaged; delete it, and it is made again") from error
 
 
 def _fingerprint(source: Source) -> str:
@@ -159,7 +189,8 @@ def trained_retrievers(
 
 
 def _load_retrievers(path: Path, log: ExposureLog, dim: int) -> list[MatrixFactorisation]:
-    tensors = load_file(path)
+    with _remade_if_deleted(path):
+        tensors = load_file(path)
     models = []
     for number in sorted({int(name.split(".")[0]) for name in tensors}):
         model = MatrixFactorisation(log.users, log.items, dim).requires_grad_(False)
@@ -183,8 +214,6 @@ class _Table:
 def _noisy_truth(
     log: ExposureLog, ids: tuple[Int[Tensor, " users"], Int[Tensor, " items"]], config: DataConfig
 ) -> Retriever:
-    if config.dataset != "simulated":
-        raise ConfigError("retriever = 'noisy-truth' needs dataset = 'simulated'")
     users, items = ids
     world = SimulatedWorld()
     rows = log.rows()[log.split == TRAIN].flatten()

@@ -79,16 +79,19 @@ class Record:
 
     @classmethod
     def load(cls, path: Path | str) -> Record:
-        """Read what `save` wrote.
+        """Read what `save` wrote; a metric that is null is NaN again.
 
         Raises:
             DataError: the file is missing or is not a record.
         """
         try:
-            return cls(**json.loads(Path(path).read_text("utf-8")))
+            record = cls(**json.loads(Path(path).read_text("utf-8")))
+            for means in record.metrics.values():
+                means |= {name: math.nan for name, mean in means.items() if mean is None}
+            return record
         except OSError as error:
             raise DataError(path, f"cannot be read ({error.strerror})") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise DataError(path, f"not a record ({error})") from error
 
 

@@ -30,6 +30,11 @@ class Interval:
     lists: int
     dropped: int
 
+    def __format__(self, spec: str) -> str:
+        """Mean and ends with three decimals, as in ``0.577 [0.570, 0.584]``; ``+`` for signs."""
+        sign = "+" if spec == "+" else ""
+        return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+
 
 def paired_difference(
     a: Float[np.ndarray, ...],

@@ -1,0 +1,321 @@
+"""What a user of `dnr` sees: help, one line for each error, exit codes, progress."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dnrlib import cli, experiments
+from dnrlib.lists import CandidateLists
+from dnrlib.prepare import DataConfig, prepare
+
+LISTS = ["--dataset", "simulated", "--retriever", "noisy-truth"]
+SIZE = ["--set", "data.evaluation_lists=100", "--set", "options={dim: 8, layers: 1}"]
+TRAIN = ["train", *LISTS, "--train-lists", "300", "--epochs", "2", "--lambda-e", "1", *SIZE]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder in which the lists are prepared."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(DataConfig(dataset="simulated", retriever="noisy-truth"), folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(prepared, tmp_path, monkeypatch):
+    """An empty folder for records and checkpoints, with the prepared lists."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(prepared, tmp_path / "data/prepared")
+    return tmp_path
+
+
+@pytest.fixture
+def dnr(workplace, capfd):
+    """Run a command in the workplace: exit code, output, errors."""
+
+    def run(*arguments):
+        code = 0
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+# Help -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["Denoising training", "data", "train", "evaluate", "reproduce", "book", "130"]),
+        (["data"], ["prepare"]),
+        (["data", "prepare"], ["noisy-truth", "--out", "history=10"]),
+        (["train"], ["DNR-B", "training.lambda_c=0.3", "--epochs", "goes on"]),
+        (["evaluate"], ["--lists", "record"]),
+        (["reproduce"], ["--workers", "--plan", "experiments/"]),
+        (["book"], ["-p KEY VALUE", "--chapter", "papermill"]),
+    ],
+)
+def test_every_command_explains_itself(dnr, command, words):
+    code, out, _ = dnr(*command, "--help")
+    assert code == 0
+    assert all(word in out for word in words)
+
+
+def test_help_is_fast_and_needs_neither_torch_nor_the_books_packages():
+    heavy = "torch polars papermill nbformat matplotlib"
+    check = (
+        "import sys; from dnrlib.cli import main\n"
+        "try: main(['--help'])\n"
+        f"except SystemExit: print(sorted(set('{heavy}'.split()) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
+# Errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (["data", "prepare", "--dataset", "nosuch"], 2, "dataset is 'nosuch'"),
+        (["train", *LISTS, "--protocol", "nosuch"], 2, "protocol = 'nosuch': choose one of shown"),
+        (["train", *LISTS, "--method", "nosuch"], 2, "method 'nosuch' is unknown: choose one of"),
+        (["train", *LISTS, "--reranker", "nosuch"], 2, "reranker 'nosuch' is unknown"),
+        (["train", *LISTS, "--method", "rank", "--reranker", "score"], 2, "exclude each other"),
+        (["train", *LISTS, "--set", "lambda_c"], 2, "--set lambda_c: it needs a name and a value"),
+        (["train", *LISTS, "--set", "=3"], 2, "--set =3: it needs a name and a value"),
+        (["train", *LISTS, "--set", "training.x=3"], 2, "unknown parameter training.x: choose"),
+        (["train", *LISTS, "--set", "training.clip=x"], 2, "training.clip = 'x': must be a number"),
+        (["train", *LISTS, "--set", "seed=[1"], 2, "cannot read the value '[1'"),
+        (["train", *LISTS, "--set", "options.nosuch=3"], 2, "argument 'nosuch'"),
+        (["train", *LISTS, "--epochs", "3"], 2, "lambda_e = 5 of 3 epochs"),
+        (["train", *LISTS, "--train-lists", "9999"], 2, "9999 train lists are wanted, but there"),
+        (["data", "prepare", "--set", "history=x", *LISTS], 2, "history = 'x': must be a whole"),
+        (["data", "prepare", "--out", "/dev/null/x", *LISTS], 1, "/dev/null"),
+        (["evaluate", "nosuch"], 3, "results: no record of a run 'nosuch'"),
+        (["evaluate", "/nosuch"], 3, "results: no record of a run '/nosuch'"),
+        (["evaluate", "nosuch.json"], 3, "nosuch.json: cannot be read (No such file"),
+        (["reproduce", "--experiment", "nosuch"], 3, "nosuch.yml: no such experiment"),
+        (["book", "-p", "x", "3"], 2, "-p needs --chapter NAME"),
+        (["book", "--dataset", "simulated", "--chapter", "x", "-p", "y"], 2, "-p y: it needs a"),
+        (["book", "--dataset", "simulated", "--chapter", "x", "-p"], 2, "-p : it needs a name"),
+    ],
+)
+def test_an_error_is_one_line_that_names_what_is_wrong(dnr, command, code, message):
+    found, out, err = dnr(*command)
+    assert found == code
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    "command", [["nosuch"], ["train", "--nosuch"], ["reproduce"], ["train", "--epochs", "0"]]
+)
+def test_wrong_usage_has_exit_code_2(dnr, command):
+    code, _, err = dnr(*command)
+    assert code == 2
+    assert "Error: " in err
+
+
+def test_a_folder_of_data_that_is_not_there_is_named(dnr, monkeypatch):
+    monkeypatch.setenv("DNR_DATA_DIR", "/nosuch")
+    code, _, err = dnr("data", "prepare", "--dataset", "ml-1m")
+    assert (code, err) == (2, "error: DNR_DATA_DIR is '/nosuch', but there is no such folder\n")
+
+
+def test_a_loss_that_is_not_finite_has_exit_code_4(dnr):
+    code, _, err = dnr(*TRAIN, "--method", "concat", "--set", "training.learning_rate=1e30")
+    assert code == 4
+    assert re.match(r"error: epoch 1, step \d+: ", err)
+
+
+# Training ---------------------------------------------------------------------------------
+
+
+def test_training_prints_one_line_an_epoch_and_is_done_once(dnr, workplace):
+    code, out, _ = dnr(*TRAIN)
+    assert code == 0
+    number = r"-?\d+\.\d{4}"
+    rest = rf"  validation NDCG@6 {number}( \*)?  [\d,]+ lists/s  \d+:\d\d left\n"
+    one, two = rf"L_direct {number}  L_z {number}", rf"  L_adv {number}  L_x {number}"
+    assert re.search(rf"\nepoch 1/2 phase 1  {one}{rest}epoch 2/2 phase 2  {one}{two}{rest}", out)
+    (record,) = workplace.glob("results/*.json")
+    assert out.endswith(f"Recorded as results/{record.name}\n")
+    assert "ndcg@6" in out
+    record.rename(workplace / "results" / "moved")
+    (workplace / "results/group").mkdir()
+    (workplace / "results" / "moved").rename(workplace / "results/group" / record.name)
+    code, out, _ = dnr(*TRAIN)
+    assert code == 0
+    assert f"{record.stem} is recorded already" in out
+    assert "epoch 1/2" not in out
+    assert out.endswith(f"Recorded as results/group/{record.name}\n")
+
+
+def test_settings_reach_the_run(dnr, workplace):
+    code, _, _ = dnr(
+        *TRAIN, "--method", "none", "--seed", "-3", "--protocol", "shown+sampled",
+        "--set", "training.beta=[1, 2]", "--set", "training.clip=1e1", "--set", "options.heads=2",
+    )  # fmt: skip
+    assert code == 0
+    (path,) = workplace.glob("results/*.json")
+    config = experiments.Record.load(path).config
+    assert (config["method"], config["seed"]) == ("none", -3)
+    assert config["options"] == {"score_use": "none", "dim": 8, "layers": 1, "heads": 2}
+    assert (config["training"]["beta"], config["training"]["clip"]) == ([1.0, 2.0], 10.0)
+    assert (config["data"]["train_lists"], config["data"]["evaluation_lists"]) == (300, 100)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_in_a_terminal_a_bar_says_it_all(dnr, monkeypatch, width):
+    console = Console(force_terminal=True, width=width, highlight=False, soft_wrap=True)
+    monkeypatch.setattr(cli, "console", console)
+    code, out, _ = dnr(*TRAIN)
+    assert code == 0
+    assert "━" in out
+    plain = " ".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", out).split())
+    assert re.search(
+        r"epoch 2/2 phase 2 ━+ L_direct [\d.]+ L_z [\d.]+ L_adv -[\d.]+ L_x [\d.]+ [\d,]+ lists/s "
+        r"0:00 left", plain
+    )  # fmt: skip
+    assert re.search(r"epoch 2/2 phase 2 L_direct .* validation NDCG@6 0\.\d{4}", plain)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_so_and_goes_on(dnr, workplace):
+    command = [*TRAIN, "--epochs", "15"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "dnrlib.cli", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    next(line for line in started.stdout if line.startswith("epoch 1/15"))
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate()
+    assert started.returncode == 130
+    assert err == "Interrupted. The same command goes on from the last finished epoch.\n"
+    assert "epoch 15/15" not in out
+    code, out, _ = dnr(*command)
+    assert code == 0
+    assert re.search(r"Going on from runs/.*checkpoint\.pt\nepoch ([2-9]|1\d)/15", out)
+
+
+def test_clock():
+    assert [cli._clock(s) for s in (0.4, 59.6, 3599, 3600, 7384)] == [
+        "0:00", "1:00", "59:59", "1:00:00", "2:03:04",
+    ]  # fmt: skip
+
+
+# The other commands -----------------------------------------------------------------------
+
+
+def test_lists_are_described_and_saved(dnr, workplace):
+    code, out, _ = dnr("data", "prepare", *LISTS, "--out", "lists.st", "--set", "train_lists=50")
+    assert code == 0
+    assert re.search(r"train +│ 50 +│ 3\.\d{3} +│ 0\.\d{3} +│ 0\.\d{3} +│ 0\.\d{3}", out)
+    saved = CandidateLists.load(workplace / "lists.st")
+    assert f"Fingerprint {saved.fingerprint}\n" in out
+    assert "Note: SimulatedWorld(users=600" in out
+    assert len(saved.of_split("train")) == 50
+
+
+def test_a_run_is_evaluated_again_by_name_path_and_on_other_lists(dnr, workplace):
+    assert dnr(*TRAIN)[0] == 0
+    (path,) = workplace.glob("results/*.json")
+    for run in (path.stem, path):
+        code, out, _ = dnr("evaluate", run)
+        assert code == 0
+        assert out.endswith("Largest difference from the record on the test lists: 0\n")
+    assert dnr("data", "prepare", *LISTS, "--set", "seed=1", "--out", "other.st")[0] == 0
+    code, out, _ = dnr("evaluate", path.stem, "--lists", "other.st")
+    assert code == 0
+    assert "ndcg@6" in out
+    assert "Largest difference" not in out
+    other = workplace / "other.st"
+    other.write_bytes(other.read_bytes()[:5000])
+    code, _, err = dnr("evaluate", path.stem, "--lists", "other.st")
+    assert (code, err.startswith("error: other.st: not a file of candidate lists")) == (3, True)
+    shutil.rmtree(workplace / "runs")
+    code, _, err = dnr("evaluate", path.stem)
+    assert code == 3
+    assert "the weights are not on this machine" in err
+
+
+def test_evaluation_tells_of_other_weights(dnr, workplace):
+    for seed in ("0", "1"):
+        assert dnr(*TRAIN, "--seed", seed)[0] == 0
+    first, second = (path.stem for path in sorted(workplace.glob("results/*.json")))
+    weights = "reranker.safetensors"
+    shutil.copy(workplace / "runs" / second / weights, workplace / "runs" / first / weights)
+    _, out, _ = dnr("evaluate", first)
+    assert float(out.split()[-1]) > 0
+
+
+def test_a_plan_says_what_is_recorded(dnr, workplace, monkeypatch):
+    (workplace / "experiments").mkdir()
+    (workplace / "experiments/tiny.yml").write_text(
+        "base: {data: {dataset: simulated, retriever: noisy-truth, evaluation_lists: 100}}\n"
+        "grid: {method: [score, score-reversed]}\n"
+    )
+    plan = ["reproduce", "--experiment", "tiny", "--plan"]
+    code, out, _ = dnr(*plan)
+    assert code == 0
+    assert "tiny: 2 runs" in out
+    assert "yes" not in out
+    baseline = ["train", *LISTS, "--set", "data.evaluation_lists=100", "--method", "score"]
+    assert dnr(*baseline)[0] == 0
+    out = dnr(*plan)[1]
+    assert re.search(r"score +│ 0 +│ yes", out)
+    assert re.search(r"score-reversed +│ 0 +│ +│", out)
+    monkeypatch.setattr(cli, "code_hash", lambda: "changed")
+    assert re.search(r"score +│ 0 +│ by other code", dnr(*plan)[1])
+    monkeypatch.setattr(experiments, "reproduce", lambda configs, *_: map(experiments.run, configs))
+    code, out, _ = dnr(*plan[:-1], "--workers", "1")
+    assert code == 0
+    assert re.search(r"\[2/2\] simulated.*score-reversed.*: test NDCG@6 0\.\d{4}\n", out)
+    (workplace / "results/damaged.json").write_text("{")
+    code, _, err = dnr(*plan)
+    assert (code, err.startswith("error: results/damaged.json: not a record")) == (3, True)
+
+
+def test_parameters_of_a_chapter_are_read_as_papermill_has_them(dnr, monkeypatch):
+    asked = []
+
+    def chapter(*arguments):
+        asked.append(arguments)
+        return Path("page.html").absolute()
+
+    monkeypatch.setattr("dnrlib.book.run_chapter", chapter)
+    code, out, _ = dnr(
+        "book", "--chapter", "one", "--dataset", "simulated", "--profile", "ci",
+        "-p", "low", "-3", "-p", "flag", "false", "-p", "rate=-0.5", "-p", "name", "a=b",
+        "-p", "sizes", "[1, 2]",
+    )  # fmt: skip
+    assert code == 0
+    parameters = {"low": -3, "flag": False, "rate": -0.5, "name": "a=b", "sizes": [1, 2]}
+    assert asked == [("one", parameters, "ci", "simulated")]
+    assert out.startswith("Open ")
+
+
+def test_the_book_is_built_with_profile_and_data(dnr, monkeypatch, tmp_path):
+    asked, opened = [], []
+    monkeypatch.setattr("dnrlib.book.build", lambda *given: asked.append(given) or tmp_path)
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert dnr("book", "--profile", "full", "--dataset", "simulated", "--open")[0] == 0
+    assert (asked, opened) == ([("full", "simulated")], [tmp_path.as_uri()])

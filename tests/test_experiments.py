@@ -1,0 +1,349 @@
+"""A run is done once, survives a kill, and is what its configuration says."""
+
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from worlds import field_of
+
+from dnrlib import experiments
+from dnrlib.errors import ConfigError, DataError
+from dnrlib.experiments import (
+    METHODS,
+    evaluate,
+    load_experiment,
+    load_generator,
+    load_reranker,
+    merge,
+    nested,
+    reproduce,
+    run,
+    run_config,
+)
+from dnrlib.identity import hash_of
+from dnrlib.prepare import prepare
+from dnrlib.records import Record, load_records
+
+SETTINGS = {
+    "data": {
+        "dataset": "simulated",
+        "retriever": "noisy-truth",
+        "train_lists": 400,
+        "evaluation_lists": 100,
+    },
+    "options": {"dim": 8, "layers": 1, "feed_forward": 8},
+    "training": {"epochs": 3, "lambda_e": 1},
+}
+KILLED = """
+import os, signal, torch
+from dnrlib.experiments import run, run_config
+torch.set_num_threads(1)
+
+def kill(progress):
+    if progress.epoch == 2 and progress.validation is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run(run_config({settings}), on_progress=kill)
+"""
+
+
+def configured(**settings):
+    return run_config(merge(SETTINGS, settings))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder in which the lists are prepared."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(configured().data, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def workplace(prepared, tmp_path, monkeypatch):
+    """An empty folder for records and checkpoints, with the prepared lists."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/prepared").symlink_to(prepared)
+
+
+# Configurations ---------------------------------------------------------------------------
+
+
+def test_a_method_gives_defaults_that_settings_change():
+    config = configured(method="DNR-G", training={"lambda_c": 0.2})
+    assert (config.training.noise, config.training.generator) == ("gaussian", "scores")
+    assert config.training.lambda_c == 0.2
+    assert config.options == {"score_use": "concat", **SETTINGS["options"]}
+    assert configured(method="DNR-G", training={"noise": "beta"}).training.noise == "beta"
+    assert configured(method="add").options["score_use"] == "add"
+    assert len({hash_of(configured(method=method)) for method in METHODS}) == len(METHODS)
+
+
+@pytest.mark.parametrize("method", ["score", "score-reversed"])
+def test_what_is_not_trained_has_no_settings_of_training(method):
+    config = configured(method=method, seed=5)
+    assert config == run_config({"method": method, "data": SETTINGS["data"]})
+    assert (config.reranker, config.options, config.seed) == (method, {}, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "nosuch"}, "method 'nosuch' is unknown: choose one of score, score-reversed"),
+        ({"method": "score", "training": {"nosuch": 1}}, "unknown parameter training.nosuch"),
+        ({"method": "concat", "reranker": "score"}, "method = 'concat' and reranker = 'score'"),
+        ({"method": "score", "reranker": "prm"}, "method = 'score' and reranker = 'prm' exclude"),
+        ({"method": "score", "reranker": "score-reversed"}, "exclude each other"),
+    ],
+)
+def test_contradictions_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        run_config(settings)
+
+
+def test_merging_is_deep_and_changes_nothing():
+    first, second = {"a": {"x": 1, "y": 2}, "b": 3}, nested("a.y", {"z": 4})
+    assert merge(first, second) == {"a": {"x": 1, "y": {"z": 4}}, "b": 3}
+    assert (first, second) == ({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": {"z": 4}}})
+
+
+# A run ------------------------------------------------------------------------------------
+
+
+def trained(config, **arguments):
+    """The record, and the epochs that were trained for it."""
+    epochs = []
+
+    def note(progress):
+        if progress.validation is not None:
+            epochs.append(progress.epoch)
+
+    return run(config, on_progress=note, **arguments), epochs
+
+
+def test_a_run_is_done_once(tmp_path):
+    said = []
+    record, epochs = trained(configured(), group="some group")
+    assert epochs == [1, 2, 3]
+    (path,) = tmp_path.glob("results/some group/*.json")
+    written = path.read_bytes()
+    again, epochs = trained(configured(), say=said.append)
+    assert epochs == []
+    assert said[-1] == f"{record.run} is recorded already"
+    assert hash_of(again) == hash_of(Record.load(path))
+    assert path.read_bytes() == written
+    assert len(list(tmp_path.rglob("results/**/*.json"))) == 1
+
+
+def test_other_settings_lists_and_code_are_other_runs(monkeypatch):
+    lists = prepare(configured().data)
+    changed = [
+        configured(),
+        configured(seed=1),
+        configured(training={"lambda_m": 0.1}),
+        configured(options={"dim": 16}),
+        configured(data={"train_lists": 300}),
+    ]
+    names = {experiments.run_name(config, lists) for config in changed}
+    names.add(experiments.run_name(configured(), lists[:-1]))
+    monkeypatch.setattr(experiments, "code_hash", lambda: "changed")
+    names.add(experiments.run_name(configured(), lists))
+    assert len(names) == len(changed) + 2
+
+
+def test_a_record_says_what_came_out():
+    record = run(configured(method="DNR-B"))
+    assert [row["phase"] for row in record.curves] == [1, 2, 2]
+    best = max(record.curves, key=lambda row: row["validation"])
+    assert record.best_epoch == best["epoch"]
+    assert record.metrics["validation"]["ndcg@6"] == best["validation"]
+    assert record.metrics["test"]["ndcg@6"] == float(record.per_list()["ndcg@6"].nanmean())
+    assert (record.data["train"], record.data["test"]) == (400, 100)
+    assert record.cost["parameters"] > 0
+    assert record.cost["peak_memory_mib"] > 50
+    assert record.made["versions"]["torch"] == version("torch")
+
+
+def test_the_score_alone_needs_no_training(tmp_path):
+    record, epochs = trained(configured(method="score"))
+    turned = run(configured(method="score-reversed"))
+    assert (epochs, record.curves, record.best_epoch) == ([], [], 0)
+    assert record.metrics["test"]["auc"] == pytest.approx(1 - turned.metrics["test"]["auc"])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    settings = {**SETTINGS, "method": "DNR-B"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED.replace("{settings}", repr(settings))], check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not list(load_records(tmp_path / "results"))
+    record, epochs = trained(run_config(settings))
+    assert epochs == [2, 3]
+    whole = run(run_config(settings), tmp_path / "results of another", tmp_path / "other runs")
+    for field in ("run", "metrics", "ranked_labels", "ranked_shown", "best_epoch"):
+        assert getattr(record, field) == getattr(whole, field)
+    for ours, theirs in zip(record.curves, whole.curves, strict=True):
+        assert ours["losses"] == theirs["losses"]
+        assert ours["validation"] == theirs["validation"]
+    for part in ("reranker", "generator"):
+        weights = [
+            load_file(folder / record.run / f"{part}.safetensors")
+            for folder in (tmp_path / "runs", tmp_path / "other runs")
+        ]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    other = run(configured(seed=1))
+    lists = prepare(configured().data)
+    folder = tmp_path / "runs" / experiments.run_name(configured(), lists)
+    folder.mkdir()
+    (tmp_path / "runs" / other.run / "checkpoint.pt").rename(folder / "checkpoint.pt")
+    with pytest.raises(DataError, match=r"checkpoint\.pt: the checkpoint is of another run; del"):
+        run(configured())
+
+
+def test_shuffled_training_labels_show(monkeypatch):
+    """A broken pipeline must not look like a working one."""
+    config = configured(
+        data={"train_lists": 3000, "noisy_truth": {"scale": 0.5}}, options={"dim": 16}
+    )
+
+    def broken(*args, **kwargs):
+        lists = prepare(*args, **kwargs)
+        order = torch.rand(lists.labels.shape, generator=torch.Generator().manual_seed(0))
+        mixed = lists.labels.gather(1, order.argsort(dim=1))
+        return field_of(lists, labels=torch.where(lists.split[:, None] == 0, mixed, lists.labels))
+
+    proper = run(config).metrics["validation"]["ndcg@6"]
+    monkeypatch.setattr(experiments, "prepare", broken)
+    shuffled = run(config).metrics["validation"]["ndcg@6"]
+    assert proper > shuffled + 0.1
+
+
+# Weights ----------------------------------------------------------------------------------
+
+
+def test_the_weights_give_the_recorded_metrics_again():
+    record = run(configured(method="DNR-B"))
+    lists = prepare(configured().data)
+    again = evaluate(load_reranker(record, lists), lists)
+    assert again["metrics"] == record.metrics
+    assert again["ranked_labels"] == record.ranked_labels
+    generator = load_generator(record)
+    assert generator(lists.labels).shape == lists.labels.shape
+
+
+def test_missing_damaged_and_unfit_weights_are_named(tmp_path):
+    record = run(configured())
+    lists = prepare(configured().data)
+    with pytest.raises(DataError, match=r"generator\.safetensors: the weights are not on this mac"):
+        load_generator(record)
+    larger = replace(lists, meta=lists.meta | {"items": 9999})
+    with pytest.raises(DataError, match="the weights are of other users, items or n"):
+        load_reranker(record, larger)
+    path = tmp_path / "runs" / record.run / "reranker.safetensors"
+    path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(DataError, match="the weights are damaged"):
+        load_reranker(record, lists)
+    path.unlink()
+    with pytest.raises(
+        DataError, match=rf"{re.escape(record.run)}.*are not on this machine; to do the run ag"
+    ):
+        load_reranker(record, lists)
+
+
+# Grids ------------------------------------------------------------------------------------
+
+
+def experiment(folder, text):
+    (folder / "experiments").mkdir(exist_ok=True)
+    (folder / "experiments/some.yml").write_text(text)
+
+
+def test_a_grid_is_every_combination_over_the_base(tmp_path):
+    experiment(
+        tmp_path,
+        """
+        base: {training: {epochs: 9, lambda_e: 1}, data: {dataset: simulated}}
+        grid: {data.protocol: [retrieved, shown+sampled], seed: [1, 2], method: [none, DNR-B]}
+        """,
+    )
+    configs = load_experiment("some")
+    assert [(c.data.protocol, c.seed, c.method) for c in configs] == [
+        (protocol, seed, method)
+        for protocol in ("retrieved", "shown+sampled")
+        for seed in (1, 2)
+        for method in ("none", "DNR-B")
+    ]
+    assert all((c.training.epochs, c.data.dataset) == (9, "simulated") for c in configs)
+
+
+def test_the_same_run_is_there_once(tmp_path):
+    experiment(tmp_path, "base: {}\ngrid: {method: [score, none], seed: [0, 1, 2]}")
+    assert [(c.method, c.seed) for c in load_experiment("some")] == [
+        ("score", 0), ("none", 0), ("none", 1), ("none", 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("base: {", DataError, "not an experiment: needs `base`"),
+        ("3", DataError, "not an experiment"),
+        ("", DataError, "not an experiment"),
+        ("base: {}", DataError, "not an experiment.*grid"),
+        ("base: 3\ngrid: {seed: [1]}", DataError, "not an experiment"),
+        ("base:\ngrid: {seed: [1]}", DataError, "not an experiment"),
+        ("base: {}\ngrid: [1]", DataError, "not an experiment"),
+        ("base: {}\ngrid: {seed: 3}", DataError, "a value of `grid` is not a list"),
+        ("base: {}\ngrid: {data.dataset: ml-1m}", DataError, "a value of `grid` is not a list"),
+        ("base: {x: 1}\ngrid: {seed: [1]}", ConfigError, "some.yml: unknown parameter x"),
+        ("base: {}\ngrid: {training.x: [1]}", ConfigError, "some.yml: unknown parameter training"),
+        ("base: {}\ngrid: {method: [x]}", ConfigError, "some.yml: method 'x' is unknown"),
+    ],
+)
+def test_a_bad_experiment_is_named(tmp_path, text, kind, message):
+    experiment(tmp_path, text)
+    with pytest.raises(kind, match=message) as error:
+        load_experiment("some")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_experiment_lists_the_known(tmp_path):
+    experiment(tmp_path, "")
+    with pytest.raises(DataError, match=r"nosuch\.yml: no such experiment; there are: some"):
+        load_experiment("nosuch")
+
+
+def test_the_experiments_of_the_project_are_whole():
+    folder = experiments.Path(__file__).parents[1] / "experiments"
+    for path in folder.glob("*.yml"):
+        configs = load_experiment(path.stem, folder)
+        assert len({config.data.dataset for config in configs}) == 1
+        assert {"score", "none", "concat"} <= {config.method for config in configs}
+
+
+@pytest.mark.slow
+def test_a_failing_run_does_not_lose_the_others(tmp_path, capfd):
+    configs = [configured(method="score"), configured(options={"heads": 3}), configured(seed=1)]
+    with pytest.raises(ConfigError, match="dim = 8 is not a multiple of heads = 3"):
+        list(reproduce(configs, 2, "group"))
+    names = sorted(record.run for record in load_records(tmp_path / "results/group"))
+    assert len(names) == 2
+    failure = "concat (simulated, shown+sampled, noisy-truth scores, seed 0) failed: dim = 8"
+    assert failure in capfd.readouterr().err
+    times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("results/group/*"))]
+    again = sorted(record.run for record in reproduce([configs[0], configs[2]], 1, "group"))
+    assert again == names
+    assert times == [p.stat().st_mtime_ns for p in sorted(tmp_path.glob("results/group/*"))]
