@@ -102,14 +102,15 @@ def data_prepare(
     named = {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever}
     config = from_dict(DataConfig, merge(named, _settings(settings)))
     lists = prepare(config, say=console.print)
-    table = Table(
-        "split", "lists", "positives a list", "score alone", "reversed", "AUC", title=config.what
-    )
+    columns = ("split", "lists", "liked", "score", "reversed", "AUC", "of unshown", "of shown")
+    table = Table(*columns, title=config.what)
     for name, row in _score_alone(lists).items():
         table.add_row(name, *row)
     console.print(table)
     console.print(
-        "Score alone and reversed: NDCG@6 of the retriever's order. AUC: mean over lists."
+        "liked: liked candidates a list. score, reversed: NDCG@6 of the retriever's order.\n"
+        "AUC, mean over lists: liked against all other candidates; of unshown: against those not "
+        "shown;\nof shown: against those shown and not liked."
     )
     console.print(f"Fingerprint {lists.fingerprint}")
     if lists.meta["note"]:
@@ -121,13 +122,15 @@ def data_prepare(
 
 def _score_alone(lists: Any) -> dict[str, tuple[str, ...]]:
     from dnrlib.log import SPLITS
-    from dnrlib.metrics import auc, ndcg, rank
+    from dnrlib.metrics import auc, auc_shown, ndcg, rank
 
     rows = {}
     for name in SPLITS:
         part = lists.of_split(name)
         ranked, turned = rank(part.scores, part.labels), rank(-part.scores, part.labels)
-        means = [part.labels.sum(1).double(), ndcg(ranked, 6), ndcg(turned, 6), auc(ranked)]
+        shown = rank(part.scores, part.shown)
+        aucs = [auc(ranked), auc_shown(ranked, ranked | ~shown), auc_shown(ranked, shown)]
+        means = [part.labels.sum(1).double(), ndcg(ranked, 6), ndcg(turned, 6), *aucs]
         rows[name] = (f"{len(part):,}", *(f"{float(values.nanmean()):.3f}" for values in means))
     return rows
 

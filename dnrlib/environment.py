@@ -13,10 +13,13 @@ from dnrlib import __version__
 
 
 def commit(root: Path | str = ".") -> str:
-    """The commit that is checked out in `root`, marked where files differ from it."""
+    """The commit that is checked out in `root`, marked where files differ from it.
+
+    Records do not count: a run leaves one, and the next was not made by other code.
+    """
     try:
         name = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain")
+        changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{name} with local changes" if changed else name

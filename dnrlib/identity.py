@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from dnrlib.errors import ConfigError
 
 PACKAGE = Path(__file__).parent
-LISTS_CODE = ("data/*.py", "log.py", "retriever.py", "protocols.py", "lists.py")
+LISTS_CODE = ("data/*.py", "log.py", "retriever.py", "protocols.py", "lists.py", "prepare.py")
 """What candidate lists depend on."""
 RUN_CODE = ("rerankers/*.py", "noise.py", "losses.py", "training.py", "metrics.py")
 """What a run depends on besides its lists."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from dnrlib import cli, experiments
 from dnrlib.lists import CandidateLists
 from dnrlib.prepare import DataConfig, prepare
+from dnrlib.training import Progress
 
 LISTS = ["--dataset", "simulated", "--retriever", "noisy-truth"]
 SIZE = ["--set", "data.evaluation_lists=100", "--set", "options={dim: 8, layers: 1}"]
@@ -216,6 +217,16 @@ def test_an_interrupted_run_says_so_and_goes_on(dnr, workplace):
     assert re.search(r"Going on from runs/.*checkpoint\.pt\nepoch ([2-9]|1\d)/15", out)
 
 
+@pytest.mark.parametrize(("validation", "star"), [(0.3, ""), (0.4, " *")])
+def test_the_best_epoch_so_far_has_a_star(capfd, validation, star):
+    cli._Display().show(Progress(2, 5, 1, 9, 9, {"L_direct": 0.5}, 1234.5, 61, validation, 0.4))
+    line = (
+        "epoch 2/5 phase 1  L_direct 0.5000  "
+        f"validation NDCG@6 {validation:.4f}{star}  1,234 lists/s  1:01 left\n"
+    )
+    assert capfd.readouterr().out == line
+
+
 def test_clock():
     assert [cli._clock(s) for s in (0.4, 59.6, 3599, 3600, 7384)] == [
         "0:00", "1:00", "59:59", "1:00:00", "2:03:04",
@@ -317,5 +328,8 @@ def test_the_book_is_built_with_profile_and_data(dnr, monkeypatch, tmp_path):
     asked, opened = [], []
     monkeypatch.setattr("dnrlib.book.build", lambda *given: asked.append(given) or tmp_path)
     monkeypatch.setattr("webbrowser.open", opened.append)
-    assert dnr("book", "--profile", "full", "--dataset", "simulated", "--open")[0] == 0
-    assert (asked, opened) == ([("full", "simulated")], [tmp_path.as_uri()])
+    monkeypatch.setattr("dnrlib.data.resolve", lambda dataset: ("ml-100k", f"No {dataset} here."))
+    code, out, _ = dnr("book", "--profile", "full", "--open")
+    assert code == 0
+    assert out.startswith("No auto here.\n")
+    assert (asked, opened) == ([("full", "ml-100k")], [tmp_path.as_uri()])

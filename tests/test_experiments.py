@@ -142,6 +142,15 @@ def test_a_run_is_done_once(tmp_path):
     assert len(list(tmp_path.rglob("results/**/*.json"))) == 1
 
 
+def test_the_seed_alone_decides_what_is_random(tmp_path):
+    torch.manual_seed(1)
+    first = run(configured(method="DNR-G"))
+    torch.manual_seed(2)
+    elsewhere = run(configured(method="DNR-G"), tmp_path / "other", tmp_path / "other")
+    assert first.metrics == elsewhere.metrics
+    assert run(configured(method="DNR-G", seed=1)).metrics != first.metrics
+
+
 def test_other_settings_lists_and_code_are_other_runs(monkeypatch):
     lists = prepare(configured().data)
     changed = [
