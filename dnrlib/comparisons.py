@@ -19,10 +19,12 @@ from dnrlib.statistics import Interval, mean_interval, paired_difference
 def recorded(experiment: str, results: Path | None = None) -> list[Record]:
     """The records of an experiment's runs, in its order; of several the newest counts.
 
+    A run that two experiments share is recorded once, wherever below ``results``.
+
     Raises:
         DataError: a run has no record.
     """
-    folder = results or RESULTS / experiment
+    folder = results or RESULTS
     newest: dict[str, Record] = {}
     for record in sorted(load_records(folder), key=lambda record: record.made["date"]):
         newest[hash_of(record.config)] = record
