@@ -153,13 +153,18 @@ def table(cells: Mapping[str, Mapping[str, Interval]], spec: str = "") -> list[d
     return list(rows.values())
 
 
-def in_words(differences: Mapping[str, Interval]) -> str:
-    """Where a difference is above zero, below it, or not told apart from it by its interval."""
+def in_words(differences: Mapping[str, Interval], link: str = "under") -> str:
+    """Where a difference is above zero, below it, or not told apart from it by its interval.
+
+    Args:
+        differences: name of the setting or method -> difference.
+        link: the word before the names.
+    """
     groups: dict[str, list[str]] = {}
     for name, found in differences.items():
         side = "above" if found.low > 0 else "below" if found.high < 0 else "not told apart"
         groups.setdefault(side, []).append(f"{name} ({found.mean:+.3f})")
-    return "; ".join(f"{side} under {' and '.join(names)}" for side, names in groups.items())
+    return "; ".join(f"{side} {link} {' and '.join(names)}" for side, names in groups.items())
 
 
 def test_lists(records: Iterable[Record]) -> str:

@@ -7,6 +7,7 @@ from worlds import make_lists
 
 from dnrlib import comparisons
 from dnrlib.errors import DataError
+from dnrlib.statistics import Interval
 
 EXPERIMENT = """
 base: {data: {dataset: simulated}, training: {beta: [1, 2]}}
@@ -132,3 +133,32 @@ def test_a_table_has_a_row_a_method_and_a_column_a_protocol():
     assert list(table[0]) == ["method", *protocols]
     gains = comparisons.gains(records, "none")
     assert all(list(row) == ["concat"] and row["concat"].low > 0 for row in gains.values())
+
+
+def test_differences_in_words_follow_the_intervals():
+    found = {
+        "a": Interval(0.02, 0.01, 0.03, 9, 0),
+        "b": Interval(-0.02, -0.03, -0.01, 9, 0),
+        "c": Interval(0.01, -0.01, 0.03, 9, 0),
+        "d": Interval(0.04, 0.02, 0.05, 9, 0),
+    }
+    words = comparisons.in_words(found, "for")
+    assert words == (
+        "above for a (+0.020) and d (+0.040); below for b (-0.020); not told apart for c (+0.010)"
+    )
+
+
+def test_settings_other_than_the_protocol_group_a_table():
+    few, many = make_lists(seed=1), make_lists(seed=2)
+    records = [
+        make_record(0, method, quality, lists, data={"train_lists": size})
+        for size, lists in ((100, few), (200, many))
+        for method, quality in (("none", 0.1), ("concat", 1.0))
+    ]
+    gains = comparisons.gains(
+        records, "none", setting=lambda record: f"{record.config['data']['train_lists']} lists"
+    )
+    assert list(gains) == ["100 lists", "200 lists"]
+    table = comparisons.table(gains, "+")
+    assert table[0]["100 lists"] == f"{gains['100 lists']['concat']:+}"
+    assert table[0]["100 lists"].startswith("+")

@@ -340,7 +340,7 @@ def test_the_experiments_of_the_project_are_whole():
     for path in folder.glob("*.yml"):
         configs = load_experiment(path.stem, folder)
         assert len({config.data.dataset for config in configs}) == 1
-        assert {"score", "none", "concat"} <= {config.method for config in configs}
+        assert {"none", "concat"} <= {config.method for config in configs}
 
 
 @pytest.mark.slow
