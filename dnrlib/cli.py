@@ -155,7 +155,7 @@ def train(
         int, typer.Option(min=0, help="The first epochs, before the noise is generated.")
     ] = 5,
     train_lists: Annotated[
-        int, typer.Option(min=0, help="Use so many training lists; 0: all.")
+        int, typer.Option(min=0, help="Use at most so many training lists; 0: all.")
     ] = 0,
     settings: Annotated[list[str] | None, _settings_option("training.lambda_c=0.3")] = None,
 ) -> None:

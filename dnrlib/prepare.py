@@ -61,9 +61,9 @@ class DataConfig:
     """The k of the k-core; 0 is what is customary for the data set (20 for MovieLens)."""
     folds: int = 5
     train_lists: int = 0
-    """Use a random part of the training lists; 0 uses all."""
+    """Use a random part of the training lists, at most so many; 0 uses all."""
     evaluation_lists: int = 0
-    """Use a random part of the validation and of the test lists, the same number of each."""
+    """The same for the validation lists and for the test lists."""
     factorisation: RetrieverConfig = field(default_factory=RetrieverConfig)
     noisy_truth: NoisyTruth = field(default_factory=NoisyTruth)
     seed: int = 0
@@ -232,16 +232,12 @@ def _subset(lists: CandidateLists, config: DataConfig) -> CandidateLists:
     if not config.train_lists and not config.evaluation_lists:
         return lists
     generator = torch.Generator().manual_seed(config.seed)
-    wanted = dict(zip(SPLITS, (config.train_lists, *[config.evaluation_lists] * 2), strict=True))
+    most = {TRAIN: config.train_lists}
     kept = []
-    for split, name in enumerate(SPLITS):
+    for split in range(len(SPLITS)):
         members = (lists.split == split).nonzero()[:, 0]
-        if wanted[name] > len(members):
-            raise ConfigError(
-                f"{wanted[name]} {name} lists are wanted, but there are only {len(members)}"
-            )
         order = torch.randperm(len(members), generator=generator)
-        kept.append(members[order[: wanted[name] or None]])
+        kept.append(members[order[: most.get(split, config.evaluation_lists) or None]])
     part = lists[torch.cat(kept).sort().values]
     sizes = {key: value for key, value in asdict(config).items() if key.endswith("_lists")}
     return replace(part, meta=lists.meta | sizes)

@@ -103,7 +103,6 @@ def test_help_is_fast_and_needs_neither_torch_nor_the_books_packages():
         (["train", *LISTS, "--set", "seed=[1"], 2, "cannot read the value '[1'"),
         (["train", *LISTS, "--set", "options.nosuch=3"], 2, "argument 'nosuch'"),
         (["train", *LISTS, "--epochs", "3"], 2, "lambda_e = 5 of 3 epochs"),
-        (["train", *LISTS, "--train-lists", "9999"], 2, "9999 train lists are wanted, but there"),
         (["data", "prepare", "--set", "history=x", *LISTS], 2, "history = 'x': must be a whole"),
         (["data", "prepare", "--out", "/dev/null/x", *LISTS], 1, "/dev/null"),
         (["evaluate", "nosuch"], 3, "results: no record of a run 'nosuch'"),
