@@ -15,7 +15,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from dnrlib.errors import ConfigError
 
 PACKAGE = Path(__file__).parent
-LISTS_CODE = ("data/*.py", "log.py", "retriever.py", "protocols.py", "lists.py", "prepare.py")
+LISTS_CODE = (
+    "data/*.py",
+    "log.py",
+    "retriever.py",
+    "protocols.py",
+    "lists.py",
+    "prepare.py",
+    "shards.py",
+)
 """What candidate lists depend on."""
 RUN_CODE = ("rerankers/*.py", "noise.py", "losses.py", "training.py", "metrics.py")
 """What a run depends on besides its lists."""
@@ -70,18 +78,19 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], where: str = "") ->
         if name not in hints:
             known = ", ".join(hints)
             raise ConfigError(f"unknown parameter {where}{name}: choose one of {known}")
-        given[name] = _fitted(hints[name], value, f"{where}{name}")
+        given[name] = fitted(hints[name], value, f"{where}{name}")
     return kind(**given)
 
 
-def _fitted(hint: Any, value: Any, name: str) -> Any:
+def fitted(hint: Any, value: Any, name: str) -> Any:
+    """The value as the type that is wanted, or ConfigError that names the parameter."""
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value, f"{name}.")  # type: ignore[arg-type]
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is tuple:
         if not isinstance(value, (list, tuple)) or len(value) != len(inner):
             raise ConfigError(f"{name} = {value!r}: must be a list of {len(inner)} values")
-        return tuple(_fitted(one, item, name) for one, item in zip(inner, value, strict=True))
+        return tuple(fitted(one, item, name) for one, item in zip(inner, value, strict=True))
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
             return float(value)

@@ -49,7 +49,7 @@ def gaussian_kl(p: tuple[Scalar, Scalar], q: tuple[Scalar, Scalar]) -> Scalar:
 def conditional_regulariser(
     synthetic: Float[Tensor, "lists n"],
     labels: Bool[Tensor, "lists n"],
-    scores: Float[Tensor, "lists n"],
+    scores: Float[Tensor, "others n"],
 ) -> Scalar:
     """L_x = KL( p_φ(x' | z) ‖ p_x(x) ) / n, given z as the formula has it.
 
@@ -69,15 +69,15 @@ def conditional_regulariser(
 def pooled_regulariser(
     synthetic: Float[Tensor, "lists n"],
     labels: Bool[Tensor, "lists n"],
-    scores: Float[Tensor, "lists n"],
+    scores: Float[Tensor, "others n"],
 ) -> Scalar:
     """KL( p_φ(x') ‖ p_x(x) ) over both labels together, each side taken as normal.
 
     Never above the conditional form (the divergence is convex), and zero when the generated
     scores as a whole have the real ones' moments, which is what the paper's figure 5 compares.
     """
-    weight = torch.ones_like(scores)
-    return gaussian_kl(moments(synthetic, weight), moments(scores, weight))
+    generated = moments(synthetic, torch.ones_like(synthetic))
+    return gaussian_kl(generated, moments(scores, torch.ones_like(scores)))
 
 
 REGULARISERS: dict[str, Callable[..., Scalar]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,15 @@ class TrainingConfig:
     """
 
     epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    batch_size: int = 128
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     clip: float = 5.0
     """Largest norm of the gradient."""
+    estimator: str = "mixed"
+    """Of L_direct + λ_m L_z. ``mixed``: one pass, in which some lists of a batch carry synthetic
+    scores and the others real ones (`Trainer.update_both`). ``exact``: every list carries both,
+    and the generator is updated after the reranker, by a pass of its own."""
     likelihood: str = "bernoulli"
     """``bernoulli`` or ``softmax``: see `dnrlib.losses`."""
     noise: str = "none"
@@ -65,6 +70,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         choices = {
+            "estimator": ("mixed", "exact"),
             "likelihood": tuple(LIKELIHOODS),
             "noise": ("none", "gaussian", "beta"),
             "generator": ("none", "scores", "epsilon"),
@@ -81,6 +87,11 @@ class TrainingConfig:
         for name in ("weight_decay", "lambda_e", "patience", *weights):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} = {getattr(self, name)}: must not be negative")
+        if self.generator != "none" and self.estimator == "mixed" and not self.lambda_m:
+            raise ConfigError(
+                "lambda_m = 0: no list would carry generated scores, from which the generator "
+                "learns. Raise lambda_m, or use estimator = 'exact' or generator = 'none'"
+            )
         if self.generator != "none" and self.epochs <= self.lambda_e:
             raise ConfigError(
                 f"lambda_e = {self.lambda_e} of {self.epochs} epochs: phase two, and with it the "
@@ -145,10 +156,50 @@ def score_lists(
     return torch.cat(logits)
 
 
-def validation_ndcg(reranker: nn.Module, lists: CandidateLists, k: int = 6) -> float:
-    """Mean NDCG@k of the reranker's order."""
-    order = ranking(score_lists(reranker, lists))
-    return float(ndcg(lists.labels.gather(1, order), k).nanmean())
+def validation_ndcg(
+    reranker: nn.Module, lists: CandidateLists, k: int = 6, fabric: Any = None
+) -> float:
+    """Mean NDCG@k of the reranker's order; each device of ``fabric`` ranks a part of the lists."""
+    fabric = fabric or OneDevice()
+    part = lists[fabric.global_rank :: fabric.world_size]
+    with fabric.autocast():
+        logits = score_lists(reranker, part)
+    values = ndcg(part.labels.gather(1, ranking(logits)), k)
+    total = torch.stack([values.nansum(), values.isfinite().sum().to(values.dtype)])
+    total = fabric.all_reduce(total, reduce_op="sum")
+    return float(total[0] / total[1])
+
+
+def synthetic_lists(lists: int, lambda_m: float) -> int:
+    """How many of a batch's lists carry synthetic scores when each list carries one kind.
+
+    With a share s of them, the estimate of L_direct + λ_m L_z has a gradient of variance
+    V_direct / (1 - s) + λ_m² V_z / s over the number of lists, where V is the variance of one
+    list's gradient. It is least at s = λ_m √V_z / (√V_direct + λ_m √V_z) (Neyman's allocation),
+    which for equal variances is λ_m / (1 + λ_m). Any s leaves the estimate unbiased.
+    """
+    return min(max(round(lists * lambda_m / (1 + lambda_m)), 1), lists - 1)
+
+
+def turn_gradient(x: Tensor, factor: float) -> Tensor:
+    """x itself, whose gradient is multiplied by -``factor`` on its way back."""
+    return x.detach() - factor * (x - x.detach())
+
+
+class OneDevice:
+    """What the trainer uses of ``lightning.fabric.Fabric``, for one device and full precision."""
+
+    global_rank = 0
+    world_size = 1
+    is_global_zero = True
+    autocast = staticmethod(nullcontext)
+
+    def all_reduce(self, data: Tensor, reduce_op: str) -> Tensor:
+        """The sum or the mean over one device."""
+        return data
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
 
 
 class Trainer:
@@ -162,10 +213,12 @@ class Trainer:
         train, validation: the lists; both on the reranker's device.
         config: see `TrainingConfig`.
         seed: of initial generator weights, batches, dropout and noise.
+        fabric: a launched ``Fabric`` for several devices or low precision; see
+            `dnrlib.parallel`. All its processes make the same trainer.
 
     Raises:
-        ConfigError: no training or no validation lists, nothing to train, or a generator for a
-            reranker whose logits have no gradient in the scores.
+        ConfigError: no training or no validation lists, nothing to train, a batch too small to
+            be shared, or a generator for a reranker whose logits have no gradient in the scores.
     """
 
     def __init__(
@@ -175,6 +228,7 @@ class Trainer:
         validation: CandidateLists,
         config: TrainingConfig,
         seed: int = 0,
+        fabric: Any = None,
     ):
         if not len(train) or not len(validation):
             raise ConfigError("training needs at least one training and one validation list")
@@ -183,6 +237,7 @@ class Trainer:
         self.negative_log_likelihood = LIKELIHOODS[config.likelihood]
         self.regulariser = REGULARISERS[config.regulariser]
         device = train.scores.device
+        self.fabric = fabric or OneDevice()
         self.heuristic = _heuristic(config).to(device) if config.noise != "none" else None
         self.generator: Noise | None = None
         parameters = list(self.reranker.parameters())
@@ -199,6 +254,14 @@ class Trainer:
                 self.generator.parameters(), lr=config.generator_learning_rate, fused=True
             )
         self.steps = math.ceil(len(train) / config.batch_size)
+        least = 2 * self.fabric.world_size
+        if len(train) // self.steps < least:
+            raise ConfigError(
+                f"batch_size = {config.batch_size} with {len(train)} training lists: a batch needs "
+                f"{least} lists at least, two a device"
+            )
+        # On a GPU a look at the losses is a wait for the device: once an epoch is enough.
+        self.check_every = self.steps if device.type == "cuda" else CHECK_EVERY
         self.curves: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
 
@@ -219,62 +282,133 @@ class Trainer:
 
     # One step -----------------------------------------------------------------------------
 
-    def step(self, batch: CandidateLists, phase: int) -> dict[str, Tensor]:
-        """One update of θ and, in phase two, one of φ; returns the losses that were used."""
-        losses = self.update_reranker(batch, self.generator if phase == 2 else self.heuristic)
+    def step(self, batch: CandidateLists, phase: int, weight: float = 1.0) -> dict[str, Tensor]:
+        """One update of θ and, in phase two, one of φ; returns the losses that were used.
+
+        Args:
+            weight: of this batch in the mean of the gradients over all devices.
+        """
+        noise = self.generator if phase == 2 else self.heuristic
+        if noise is not None and self.config.estimator == "mixed" and self.config.lambda_m:
+            return self.update_both(batch, noise, weight)
+        losses = self.update_reranker(batch, noise, weight)
         if phase == 2:
-            losses |= self.update_generator(batch)
+            losses |= self.update_generator(batch, weight)
         return losses
 
-    def update_reranker(self, batch: CandidateLists, noise: Noise | None) -> dict[str, Tensor]:
-        """θ descends on L_direct + λ_m L_z."""
-        state = self.reranker.encode(batch)
-        direct = self.negative_log_likelihood(
-            self.reranker.score(state, batch.scores), batch.labels
-        )
-        losses = {"L_direct": direct}
-        objective = direct
-        if noise is not None:
-            with torch.no_grad():
-                synthetic = noise(batch.labels)
-            losses["L_z"] = self.negative_log_likelihood(
-                self.reranker.score(state, synthetic), batch.labels
+    def update_both(
+        self, batch: CandidateLists, noise: Noise, weight: float = 1.0
+    ) -> dict[str, Tensor]:
+        """One pass: some lists carry synthetic scores, the others the real ones.
+
+        Both means are over random lists, so that L_direct + λ_m L_z is estimated without bias;
+        `synthetic_lists` says how many carry which. φ takes its gradient from the same pass,
+        turned round on its way from the reranker to the generator (Ganin et al., 2016).
+        """
+        config, m = self.config, synthetic_lists(len(batch), self.config.lambda_m)
+        labels = batch.labels[:m]
+        synthetic = noise(labels)
+        heard = turn_gradient(synthetic, config.adversarial_weight / config.lambda_m)
+        logits = self._logits(batch, torch.cat([heard, batch.scores[m:]]))
+        losses = {
+            "L_direct": self.negative_log_likelihood(logits[m:], batch.labels[m:]),
+            "L_z": self.negative_log_likelihood(logits[:m], labels),
+        }
+        objective = losses["L_direct"] + config.lambda_m * losses["L_z"]
+        optimisers: list[torch.optim.Optimizer] = [self.optimiser]
+        if noise is self.generator:
+            losses |= {
+                "L_adv": -losses["L_z"],
+                "L_x": self.regulariser(synthetic, labels, batch.scores),
+            }
+            objective = objective + config.regulariser_weight * losses["L_x"]
+            optimisers.append(self.generator_optimiser)
+        self._descend(weight * objective, *optimisers)
+        return losses
+
+    def update_reranker(
+        self, batch: CandidateLists, noise: Noise | None, weight: float = 1.0
+    ) -> dict[str, Tensor]:
+        """θ descends on L_direct + λ_m L_z, each over all lists, or on L_direct alone."""
+        if noise is None:
+            logits = self._logits(batch, batch.scores)
+            direct = self.negative_log_likelihood(logits, batch.labels)
+            self._descend(weight * direct, self.optimiser)
+            return {"L_direct": direct}
+        with torch.no_grad():
+            synthetic = noise(batch.labels)
+        with self.fabric.autocast():
+            state = self.reranker.encode(batch)
+            real, denoised = (
+                self.reranker.score(state, scores).float() for scores in (batch.scores, synthetic)
             )
-            objective = direct + self.config.lambda_m * losses["L_z"]
-        self.optimiser.zero_grad()
-        objective.backward()
-        nn.utils.clip_grad_norm_(self.reranker.parameters(), self.config.clip, foreach=True)
-        self.optimiser.step()
+        losses = {
+            "L_direct": self.negative_log_likelihood(real, batch.labels),
+            "L_z": self.negative_log_likelihood(denoised, batch.labels),
+        }
+        objective = losses["L_direct"] + self.config.lambda_m * losses["L_z"]
+        self._descend(weight * objective, self.optimiser)
         return losses
 
-    def update_generator(self, batch: CandidateLists) -> dict[str, Tensor]:
+    def _logits(self, batch: CandidateLists, scores: Tensor) -> Tensor:
+        with self.fabric.autocast():
+            return self.reranker(batch, scores).float()
+
+    def update_generator(self, batch: CandidateLists, weight: float = 1.0) -> dict[str, Tensor]:
         """φ descends on log q_θ(z | x') + KL( p_φ(x' | z) ‖ p_x ), with θ (and dropout) as is."""
         assert self.generator is not None
-        with torch.no_grad():
+        with torch.no_grad(), self.fabric.autocast():
             state = self.reranker.encode(batch)
         synthetic = self.generator(batch.labels)
-        adversarial = -self.negative_log_likelihood(
-            self.reranker.score(state, synthetic), batch.labels
-        )
+        with self.fabric.autocast():
+            logits = self.reranker.score(state, synthetic).float()
+        adversarial = -self.negative_log_likelihood(logits, batch.labels)
         regulariser = self.regulariser(synthetic, batch.labels, batch.scores)
         objective = (
             self.config.adversarial_weight * adversarial
             + self.config.regulariser_weight * regulariser
         )
-        parameters = list(self.generator.parameters())
-        self.generator_optimiser.zero_grad()
-        objective.backward(inputs=parameters)
-        nn.utils.clip_grad_norm_(parameters, self.config.clip)
-        self.generator_optimiser.step()
+        self._descend(weight * objective, self.generator_optimiser)
         return {"L_adv": adversarial, "L_x": regulariser}
+
+    def _descend(self, objective: Tensor, *optimisers: torch.optim.Optimizer) -> None:
+        """A step of each optimiser along its own clipped gradient."""
+        groups = [
+            [p for group in optimiser.param_groups for p in group["params"]]
+            for optimiser in optimisers
+        ]
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        objective.backward(inputs=[p for parameters in groups for p in parameters])
+        for optimiser, parameters in zip(optimisers, groups, strict=True):
+            self._average_gradients(parameters)
+            nn.utils.clip_grad_norm_(parameters, self.config.clip, foreach=True)
+            optimiser.step()
+
+    def _average_gradients(self, parameters: list[Tensor]) -> None:
+        """Over all devices, in one message; a parameter without gradient counts as zero."""
+        if self.fabric.world_size == 1:
+            return
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        mean = self.fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        for parameter, part in zip(
+            parameters, mean.split([p.numel() for p in parameters]), strict=True
+        ):
+            parameter.grad = part.view_as(parameter)
 
     # One epoch ----------------------------------------------------------------------------
 
-    def batches(self) -> Iterator[CandidateLists]:
-        """All training lists once, in random order."""
-        order = torch.randperm(len(self.lists)).to(self.lists.scores.device)
-        for index in order.split(self.config.batch_size):
-            yield self.lists[index]
+    def batches(self, epoch: int) -> Iterator[tuple[CandidateLists, float]]:
+        """All training lists once, in random order: this device's part of each batch.
+
+        With it comes the part's weight: its number of lists over the mean of all devices.
+        """
+        device, fabric = self.lists.scores.device, self.fabric
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        order = torch.randperm(len(self.lists), generator=generator).to(device)
+        for batch in order.tensor_split(self.steps):
+            part = batch.tensor_split(fabric.world_size)[fabric.global_rank]
+            yield self.lists[part], len(part) * fabric.world_size / len(batch)
 
     def epoch(self, number: int, on_progress: Callable[[Progress], None]) -> Epoch:
         """Train for one epoch and validate.
@@ -282,29 +416,47 @@ class Trainer:
         Raises:
             TrainingError: a loss or a weight is NaN or infinite.
         """
-        torch.manual_seed(_mix(self.seed, number))
+        torch.manual_seed(_mix(self.seed, number, 1 + self.fabric.global_rank))
         self.reranker.train()
         phase = self.config.phase(number)
         rows: list[Tensor] = []
+        means: list[Tensor] = []
         began = time.perf_counter()
-        for step, batch in enumerate(self.batches(), start=1):
-            losses = self.step(batch, phase)
-            rows.append(torch.stack([loss.detach() for loss in losses.values()]))
-            if step % CHECK_EVERY == 0 or step == self.steps:
-                _check_finite(list(losses), rows, number)
-                means = dict(zip(losses, torch.stack(rows).mean(dim=0).tolist(), strict=True))
+        for step, (batch, weight) in enumerate(self.batches(number), start=1):
+            losses = self.step(batch, phase, weight)
+            rows.append(weight * torch.stack([loss.detach() for loss in losses.values()]))
+            if step % self.check_every == 0 or step == self.steps:
+                means += self._checked(list(losses), rows, number, step)
+                rows = []
+                values = dict(zip(losses, torch.stack(means).mean(dim=0).tolist(), strict=True))
                 seconds = time.perf_counter() - began
-                progress = self._progress(number, step, means, seconds)
+                progress = self._progress(number, step, values, seconds)
                 on_progress(progress)
         for module in filter(None, (self.reranker, self.generator)):
             _check_weights(module, number, self.steps)
-        validation = validation_ndcg(self.reranker, self.validation)
+        validation = validation_ndcg(self.reranker, self.validation, fabric=self.fabric)
         return Epoch(number, phase, progress.losses, validation, seconds, progress.lists_per_second)
+
+    def _checked(self, terms: list[str], rows: list[Tensor], epoch: int, step: int) -> list[Tensor]:
+        """The losses of the steps since the last check, over all devices, if they are finite.
+
+        One transfer from the device for all of them. Every device sees the same, so that all
+        stop where one has to.
+        """
+        block = self.fabric.all_reduce(torch.stack(rows), reduce_op="mean")
+        bad = (~block.isfinite()).cpu()
+        if bad.any():
+            row, term = bad.nonzero()[0].tolist()
+            raise TrainingError(
+                f"epoch {epoch}, step {step - len(rows) + row + 1}: {terms[term]} is "
+                f"{float(block[row, term])}; {_ADVICE}"
+            )
+        return list(block)
 
     def _progress(
         self, epoch: int, step: int, losses: dict[str, float], seconds: float
     ) -> Progress:
-        done = min(step * self.config.batch_size, len(self.lists))
+        done = len(self.lists) * step / self.steps
         return Progress(
             epoch=epoch,
             epochs=self.config.epochs,
@@ -339,7 +491,9 @@ class Trainer:
                 self.best = {name: tensor.clone() for name, tensor in state.items()}
             self.curves.append(row)
             if checkpoint:
-                self.save(checkpoint)
+                if self.fabric.is_global_zero:
+                    self.save(checkpoint)
+                self.fabric.barrier()
             progress = self._progress(row.epoch, self.steps, row.losses, row.seconds)
             on_progress(replace(progress, validation=row.validation))
         self.reranker.load_state_dict(self.best)
@@ -408,21 +562,9 @@ def _heuristic(config: TrainingConfig) -> Noise:
     return BetaNoise(config.lambda_c, *config.beta)
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """A seed of its own for each epoch of each run."""
-    return (seed * 1_000_003 + epoch) % 2**63
-
-
-def _check_finite(terms: list[str], rows: list[Tensor], epoch: int) -> None:
-    """Look at the steps since the last check: one transfer from the device for all of them."""
-    first = (len(rows) - 1) // CHECK_EVERY * CHECK_EVERY
-    bad = ~torch.stack(rows[first:]).isfinite()
-    if bad.any():
-        row, term = bad.nonzero()[0].tolist()
-        raise TrainingError(
-            f"epoch {epoch}, step {first + row + 1}: {terms[term]} is "
-            f"{float(rows[first + row][term])}; {_ADVICE}"
-        )
+def _mix(seed: int, epoch: int, stream: int = 0) -> int:
+    """A seed of its own for each epoch of each run: for its order, and for each device."""
+    return (seed * 1_000_003 + epoch + stream * 998_244_353) % 2**63
 
 
 def _check_weights(module: nn.Module, epoch: int, step: int) -> None:

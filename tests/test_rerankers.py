@@ -35,6 +35,18 @@ def permuted(batch, seed=1):
 
 
 @pytest.mark.parametrize("score_use", SCORE_USES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_dropout_is_shared_by_the_candidates_of_a_list_if_wanted(shared):
+    torch.manual_seed(0)
+    drop = prm(dropout=0.25, shared_dropout=shared).dropout.train()
+    x = torch.ones(400, 5, 8)
+    y = drop(x)
+    assert set(y.unique().tolist()) == {0.0, pytest.approx(1 / 0.75)}
+    assert (y == y[:, :1]).all() == shared
+    assert y.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(x) is x or torch.equal(drop(x), x)
+
+
 def test_prm_is_permutation_equivariant(score_use):
     model = prm(score_use)
     other, order = permuted(BATCH)
@@ -157,7 +169,7 @@ def copied(ours, dim, heads, feed_forward):
 @pytest.mark.parametrize("training", [True, False])
 def test_encoder_layer_agrees_with_torch(training):
     torch.manual_seed(0)
-    ours = EncoderLayer(12, 3, 20, dropout=0.0)
+    ours = EncoderLayer(12, 3, 20, dropout=nn.Identity())
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.5)
     theirs = copied(ours, 12, 3, 20).train(training)

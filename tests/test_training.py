@@ -9,9 +9,16 @@ from worlds import field_of, make_lists
 from dnrlib.errors import ConfigError, DataError, TrainingError
 from dnrlib.losses import bernoulli, conditional_regulariser, softmax
 from dnrlib.metrics import expected_random_ndcg, ndcg, rank
-from dnrlib.noise import GaussianNoise
+from dnrlib.noise import GaussianNoise, Noise
 from dnrlib.rerankers import Reranker, build
-from dnrlib.training import Trainer, TrainingConfig, score_lists, validation_ndcg
+from dnrlib.training import (
+    Trainer,
+    TrainingConfig,
+    score_lists,
+    synthetic_lists,
+    turn_gradient,
+    validation_ndcg,
+)
 
 LISTS = make_lists(signal=0.5)
 TRAIN, VALIDATION = LISTS.of_split("train"), LISTS.of_split("validation")
@@ -19,7 +26,8 @@ BATCH = TRAIN[:16]
 DIRECT = TrainingConfig(epochs=4, batch_size=16, learning_rate=1e-2)
 HEURISTIC = replace(DIRECT, noise="gaussian")
 DNR = replace(DIRECT, noise="beta", generator="epsilon", lambda_e=2)
-CONFIGS = {"direct": DIRECT, "heuristic": HEURISTIC, "DNR": DNR}
+EXACT = replace(DNR, estimator="exact")
+CONFIGS = {"direct": DIRECT, "heuristic": HEURISTIC, "DNR": DNR, "exact": EXACT}
 
 
 def prm(dim=8, dropout=0.1, score_use="concat", seed=0):
@@ -113,6 +121,85 @@ def test_a_generator_step_follows_its_own_gradient_and_leaves_the_reranker_alone
     assert losses["L_x"].item() == pytest.approx(regulariser.item())
 
 
+def mixed_gradients(made, batch, seed):
+    """The gradient of one mixed pass over θ, and over φ if there is a generator."""
+    made.optimiser = torch.optim.SGD(made.reranker.parameters(), lr=0.0)
+    optimisers = [made.optimiser]
+    if made.generator:
+        made.generator_optimiser = torch.optim.SGD(made.generator.parameters(), lr=0.0)
+        optimisers.append(made.generator_optimiser)
+    torch.manual_seed(seed)
+    losses = made.update_both(batch, made.generator or made.heuristic)
+    modules = filter(None, (made.reranker, made.generator))
+    return losses, [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in modules]
+
+
+def test_a_mixed_step_is_the_gradient_of_each_term_over_its_own_lists():
+    config = replace(DNR, adversarial_weight=0.7, regulariser_weight=0.2, lambda_m=0.4, clip=1e9)
+    made = trainer(config, Linear())
+    m = synthetic_lists(len(BATCH), 0.4)
+    assert m == 5
+    losses, (theta, phi) = mixed_gradients(made, BATCH, seed=3)
+    w, b = (p.detach().clone().requires_grad_() for p in made.reranker.parameters())
+    torch.manual_seed(3)
+    synthetic = made.generator(BATCH.labels[:m])
+    direct = bernoulli(w * BATCH.scores[m:] + b, BATCH.labels[m:])
+    denoising = bernoulli(w * synthetic + b, BATCH.labels[:m])
+    regulariser = conditional_regulariser(synthetic, BATCH.labels[:m], BATCH.scores)
+    by_hand = torch.stack(torch.autograd.grad(direct + 0.4 * denoising, [w, b], retain_graph=True))
+    torch.testing.assert_close(theta, by_hand)
+    by_hand = torch.autograd.grad(
+        0.7 * -denoising + 0.2 * regulariser, list(made.generator.parameters())
+    )
+    torch.testing.assert_close(phi, torch.cat([g.flatten() for g in by_hand]))
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
+        {"L_direct": direct.item(), "L_z": denoising.item(), "L_adv": -denoising.item(),
+         "L_x": regulariser.item()}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lambda_m", [0.1, 0.5, 1.0])
+def test_a_mixed_step_is_unbiased(lambda_m):
+    """Mean over many random divisions of the lists: the exact form's gradient, within 5 errors."""
+    config = replace(HEURISTIC, lambda_m=lambda_m, clip=1e9)
+    made = trainer(config, prm(dropout=0.0))
+
+    class Fixed(Noise):
+        """Synthetic scores that belong to the list, so that only the division is random."""
+
+        def forward(self, labels):
+            return labels * 0.6 + 0.3 * (labels.float().cumsum(1) % 2)
+
+    fixed = Fixed(0.4)
+    made.optimiser = torch.optim.SGD(made.reranker.parameters(), lr=0.0)
+    made.update_reranker(BATCH, fixed)
+    exact = torch.cat([p.grad.flatten() for p in made.reranker.parameters()])
+    draws = []
+    for seed in range(300):
+        torch.manual_seed(seed)
+        made.update_both(BATCH[torch.randperm(len(BATCH))], fixed)
+        draws.append(torch.cat([p.grad.flatten() for p in made.reranker.parameters()]))
+    draws = torch.stack(draws).double()
+    error = draws.std(dim=0) / len(draws) ** 0.5
+    away = (draws.mean(dim=0) - exact).abs() / error.clamp(min=1e-7)
+    assert away.max() < 5
+    wrong = (draws.mean(dim=0) - 1.1 * exact).abs() / error.clamp(min=1e-7)
+    assert wrong.max() > 5  # the bound is tight enough to see an error of a tenth
+
+
+def test_the_share_of_synthetic_lists_is_neymans_and_leaves_both_kinds_a_list():
+    assert [synthetic_lists(300, x) for x in (0.5, 1.0, 0.25)] == [100, 150, 60]
+    assert [synthetic_lists(2, x) for x in (0.01, 1.0, 50.0)] == [1, 1, 1]
+
+
+def test_a_turned_gradient_leaves_the_value_as_it_is():
+    x = torch.rand(7, requires_grad=True)
+    y = turn_gradient(x, 0.3)
+    assert torch.equal(y, x)
+    (gradient,) = torch.autograd.grad((y * torch.arange(7.0)).sum(), x)
+    torch.testing.assert_close(gradient, -0.3 * torch.arange(7.0))
+
+
 def test_the_adversary_makes_the_feedback_less_likely():
     config = replace(DNR, regulariser_weight=0.0, generator_learning_rate=1e-3)
     made = trainer(config, Linear())
@@ -167,10 +254,17 @@ def test_the_generator_is_trained_in_phase_two_only():
 def test_phase_one_takes_heuristic_and_phase_two_generated_scores():
     made = trainer(DNR)
     seen = []
-    made.update_reranker = lambda batch, noise: seen.append(noise) or {}
+    made.update_both = lambda batch, noise, weight: seen.append(noise) or {}
     made.step(BATCH, phase=1)
     made.step(BATCH, phase=2)
     assert seen == [made.heuristic, made.generator]
+    made = trainer(EXACT)
+    seen = []
+    made.update_reranker = lambda batch, noise, weight: seen.append(noise) or {}
+    made.update_generator = lambda batch, weight: seen.append("generator") or {}
+    made.step(BATCH, phase=1)
+    made.step(BATCH, phase=2)
+    assert seen == [made.heuristic, made.generator, "generator"]
 
 
 def test_gradients_are_clipped():
@@ -195,6 +289,7 @@ def test_gradients_are_clipped():
         {"lambda_m": 0.1},
         {"lambda_e": 1},
         {"likelihood": "softmax"},
+        {"estimator": "exact"},
         {"learning_rate": 1e-3},
         {"generator_learning_rate": 1e-2},
         {"weight_decay": 0.5},
@@ -238,10 +333,10 @@ def test_a_run_does_not_depend_on_the_global_stream():
 
 def test_every_list_comes_once_an_epoch_in_a_new_order():
     made = trainer(replace(DIRECT, batch_size=17))
-    epochs = [[batch.list for batch in made.batches()] for _ in range(2)]
-    sizes = [17] * (len(TRAIN) // 17) + [len(TRAIN) % 17]
-    assert [len(numbers) for numbers in epochs[0]] == sizes
-    assert made.steps == len(sizes)
+    epochs = [[batch.list for batch, _ in made.batches(number)] for number in (1, 2)]
+    sizes = [len(numbers) for numbers in epochs[0]]
+    assert len(sizes) == made.steps == math.ceil(len(TRAIN) / 17)
+    assert 17 >= max(sizes) >= min(sizes) >= max(sizes) - 1
     orders = [torch.cat(numbers).tolist() for numbers in epochs]
     assert sorted(orders[0]) == sorted(orders[1]) == TRAIN.list.tolist()
     assert orders[0] != orders[1]
@@ -250,7 +345,7 @@ def test_every_list_comes_once_an_epoch_in_a_new_order():
 def test_epochs_differ_in_their_order_noise_and_dropout():
     made = trainer(DIRECT)
     orders, step = [], made.step
-    made.step = lambda batch, phase: orders.append(batch.list) or step(batch, phase)
+    made.step = lambda batch, *rest: orders.append(batch.list) or step(batch, *rest)
     for number in (1, 2):
         made.epoch(number, lambda _: None)
     assert not torch.equal(torch.cat(orders[:5]), torch.cat(orders[5:]))
@@ -292,7 +387,7 @@ def test_the_weights_of_the_best_epoch_are_loaded():
 def scripted(config, values, monkeypatch):
     """A run whose validation NDCG is given."""
     values = iter(values)
-    monkeypatch.setattr("dnrlib.training.validation_ndcg", lambda *_: next(values))
+    monkeypatch.setattr("dnrlib.training.validation_ndcg", lambda *_, **__: next(values))
     made = trainer(config)
     made.run()
     return made
@@ -573,7 +668,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value, check_every, tmp_path, m
 
 @pytest.mark.parametrize(("call", "term"), [(1, "L_direct"), (2, "L_z"), (3, "L_adv")])
 def test_the_term_that_is_not_finite_is_named(call, term):
-    config = replace(DNR, lambda_e=0)
+    config = replace(EXACT, lambda_e=0)
     with pytest.raises(TrainingError, match=f"epoch 1, step 4: {term} is nan"):
         trainer(config, Spoiled(1 + 3 * 3 + call, math.nan)).run()  # one call before training
 

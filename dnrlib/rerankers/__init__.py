@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 from dnrlib.errors import ConfigError
+from dnrlib.identity import fitted
 from dnrlib.lists import CandidateLists
 from dnrlib.rerankers.base import SCORE_USES, Reranker, ScoreInput
 from dnrlib.rerankers.prm import PRM
@@ -16,19 +17,29 @@ RERANKERS: dict[str, type[Reranker]] = {
     "prm": PRM,
 }
 
+SIZES = ("users", "items", "n", "history", "return")
+"""What comes from the lists and is no option."""
+
 
 def build(name: str, lists: CandidateLists, **options: Any) -> Reranker:
     """A reranker of the sizes that the lists have.
 
     Raises:
-        ConfigError: unknown name, or an option that the reranker does not have.
+        ConfigError: unknown name, an option that the reranker does not have, or a wrong value.
     """
     if name not in RERANKERS:
         raise ConfigError(f"reranker {name!r} is unknown: choose one of {', '.join(RERANKERS)}")
     n, history = lists.items.shape[1], lists.history.shape[1]
+    kind = RERANKERS[name]
+    known = {key: hint for key, hint in get_type_hints(kind.__init__).items() if key not in SIZES}
+    for key, value in options.items():
+        if key not in known:
+            choices = ", ".join(known) or "it has none"
+            raise ConfigError(f"unknown parameter options.{key} of {name}: {choices}")
+        fitted(known[key], value, f"options.{key}")
     try:
-        return RERANKERS[name](lists.meta["users"], lists.meta["items"], n, history, **options)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+        return kind(lists.meta["users"], lists.meta["items"], n, history, **options)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ConfigError(f"reranker {name!r}: {error}") from error
 
 

@@ -12,14 +12,29 @@ from dnrlib.lists import CandidateLists
 from dnrlib.rerankers.base import Reranker, ScoreInput
 
 
+class ListDropout(nn.Dropout):
+    """Dropout that drops the same channels of all candidates of a list.
+
+    Known as variational dropout from recurrent networks, where the mask is shared over time (Gal
+    and Ghahramani, 2016). It needs an n-th of the random numbers, whose drawing otherwise takes
+    a tenth of a training step on CPU.
+    """
+
+    def forward(self, x: Float[Tensor, "lists n dim"]) -> Float[Tensor, "lists n dim"]:
+        """x with channels dropped and the others scaled up; x itself when not training."""
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.empty_like(x[:, :1]).bernoulli_(1 - self.p)
+        return x * (kept / (1 - self.p))
+
+
 class EncoderLayer(nn.Module):
     """Transformer encoder layer, normalised after each residual (Vaswani et al., 2017).
 
-    Dropout acts on the two residual branches only: inside the attention it costs a third of the
-    speed on CPU.
+    Dropout acts on the two residual branches only, not inside the attention.
     """
 
-    def __init__(self, dim: int, heads: int, feed_forward: int, dropout: float):
+    def __init__(self, dim: int, heads: int, feed_forward: int, dropout: nn.Module):
         super().__init__()
         self.heads = heads
         self.query_key_value = nn.Linear(dim, 3 * dim)
@@ -28,7 +43,7 @@ class EncoderLayer(nn.Module):
         self.narrow = nn.Linear(feed_forward, dim)
         self.norm_attention = nn.LayerNorm(dim)
         self.norm_feed_forward = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def attend(self, x: Float[Tensor, "lists n dim"]) -> Float[Tensor, "lists n dim"]:
         """Self-attention over the candidates, no mask."""
@@ -57,10 +72,11 @@ class PRM(Reranker):
         n: candidates in a list.
         history: items of history.
         dim, layers, heads, feed_forward, dropout: sizes; the defaults are the paper's of DNR.
+        shared_dropout: `ListDropout` rather than dropout of each number by itself.
         score_use: see `ScoreInput`.
 
     Raises:
-        ConfigError: ``dim`` is not a multiple of ``heads``, or there is no layer.
+        ConfigError: a size is not positive, or ``dim`` is not a multiple of ``heads``.
     """
 
     def __init__(
@@ -75,24 +91,26 @@ class PRM(Reranker):
         heads: int = 4,
         feed_forward: int = 128,
         dropout: float = 0.1,
+        shared_dropout: bool = True,
         score_use: str = "rank",
     ):
         super().__init__()
+        sizes = {"dim": dim, "layers": layers, "heads": heads, "feed_forward": feed_forward}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigError(f"{name} = {size}: must be at least 1")
         if dim % heads:
             raise ConfigError(f"dim = {dim} is not a multiple of heads = {heads}")
-        if layers < 1:
-            raise ConfigError(f"layers = {layers}: must be at least 1")
         self.item = nn.Embedding(items + 1, dim, padding_idx=0)
         self.user = nn.Embedding(users, dim)
         self.recency = nn.Parameter(torch.zeros(history))
-        self.from_item = nn.Linear(dim, dim)
         self.from_request = nn.Linear(2 * dim, 2 * dim)
         self.score_input = ScoreInput(score_use, dim, n)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ListDropout(dropout) if shared_dropout else nn.Dropout(dropout)
         self.layers = nn.Sequential(
-            *(EncoderLayer(dim, heads, feed_forward, dropout) for _ in range(layers))
+            *(EncoderLayer(dim, heads, feed_forward, self.dropout) for _ in range(layers))
         )
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1))
+        self.head = nn.Linear(dim, 1)
         nn.init.normal_(self.item.weight, std=dim**-0.5)
         nn.init.normal_(self.user.weight, std=dim**-0.5)
 
@@ -106,10 +124,9 @@ class PRM(Reranker):
         return torch.cat([self.user(batch.users), history], dim=1)
 
     def encode(self, batch: CandidateLists) -> Float[Tensor, "lists n dim"]:
-        """A vector for each candidate: W e + a + b ⊙ e, with a and b from the request."""
-        item = self.item(batch.items)
+        """A vector for each candidate: e + a + b ⊙ e, with a and b from the request."""
         shift, gate = self.from_request(self.encode_request(batch))[:, None].chunk(2, dim=2)
-        return self.from_item(item) + shift + gate * item
+        return torch.addcmul(shift, 1 + gate, self.item(batch.items))
 
     def score(
         self, state: Float[Tensor, "lists n dim"], scores: Float[Tensor, "lists n"]

@@ -1,0 +1,169 @@
+"""One run on several devices, or on a GPU in low precision, through Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import nn
+
+from dnrlib.errors import ConfigError, DnrError
+from dnrlib.lists import CandidateLists
+from dnrlib.training import Progress, Trainer, TrainingConfig
+
+# Set here, so that it holds in the processes too, each of which imports this module.
+for _name in ("lightning_fabric", "lightning.fabric"):
+    logging.getLogger(f"{_name}.utilities.rank_zero").setLevel(logging.WARNING)
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """On what a run is trained. It changes rounding and random draws, not what is computed."""
+
+    accelerator: str = "cpu"
+    """``cpu`` or ``cuda``."""
+    devices: int = 1
+    """Processes on a CPU, GPUs on CUDA; the lists of each batch are shared among them."""
+    precision: str = "32-true"
+    """``32-true``, ``bf16-mixed`` or ``16-mixed``."""
+    compile: bool = False
+    """Compile the reranker (`torch.compile`): some seconds to a minute at the start of a run."""
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("cpu", "cuda"):
+            raise ConfigError(f"accelerator = {self.accelerator!r}: choose one of cpu, cuda")
+        if self.precision not in PRECISIONS:
+            allowed = ", ".join(PRECISIONS)
+            raise ConfigError(f"precision = {self.precision!r}: choose one of {allowed}")
+        if self.precision == "16-mixed" and self.accelerator == "cpu":
+            raise ConfigError("precision = '16-mixed' needs a GPU: use 'bf16-mixed' on a CPU")
+        if self.devices < 1:
+            raise ConfigError(f"devices = {self.devices}: must be at least 1")
+        if self.accelerator == "cuda" and torch.cuda.device_count() < self.devices:
+            raise ConfigError(
+                f"{self.devices} GPUs are asked for and {torch.cuda.device_count()} are there: "
+                "lower devices or use accelerator = 'cpu'"
+            )
+
+    @property
+    def device(self) -> str:
+        """Where the lists and the reranker belong when one process does it all."""
+        return self.accelerator
+
+
+def fabric_of(hardware: Hardware) -> Any:
+    """A ``Fabric`` that is not launched yet.
+
+    Raises:
+        ConfigError: Lightning is not installed.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ImportError:
+        try:
+            from lightning.fabric import Fabric  # type: ignore[import-not-found, no-redef]
+        except ImportError as error:
+            advice = "pip install lightning-fabric"
+            raise ConfigError(f"several devices or low precision need Fabric: {advice}") from error
+    return Fabric(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        precision=hardware.precision,  # type: ignore[arg-type]
+        strategy="ddp_spawn" if hardware.devices > 1 else "auto",
+    )
+
+
+def train(
+    reranker: nn.Module,
+    train: CandidateLists,
+    validation: CandidateLists,
+    config: TrainingConfig,
+    seed: int = 0,
+    hardware: Hardware | None = None,
+    checkpoint: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Trainer:
+    """Train as `Trainer.run` does, on the given hardware; returns the trainer at its end.
+
+    With several devices each is a process of its own, which is started anew: a script that calls
+    this must do so under ``if __name__ == "__main__":``, and a reranker must be defined in a
+    module that can be imported. The gradients are averaged after each batch, so that all keep
+    the same weights.
+
+    Raises:
+        ConfigError, DataError, TrainingError: as `Trainer` and its ``run`` do.
+    """
+    hardware = hardware or Hardware()
+    arguments = (reranker, train, validation, config, seed)
+    if hardware == Hardware():
+        trainer = Trainer(*arguments)
+        trainer.run(checkpoint, on_progress)
+        return trainer
+    if hardware.devices == 1:
+        fabric = fabric_of(hardware)
+        fabric.launch()
+        trainer = _on_device(fabric, hardware, arguments)
+        trainer.run(checkpoint, on_progress)
+        return trainer
+    Trainer(*arguments)  # its errors before any process is started
+    with tempfile.TemporaryDirectory() as folder:
+        job, checkpoint = Path(folder) / "job.pt", checkpoint or Path(folder) / "checkpoint.pt"
+        torch.save((hardware, arguments), job)
+        _launch(hardware, job, checkpoint, on_progress)
+        trainer = Trainer(*arguments)
+        trainer.run(checkpoint)
+    return trainer
+
+
+def _on_device(fabric: Any, hardware: Hardware, arguments: tuple[Any, ...]) -> Trainer:
+    reranker, train, validation, config, seed = arguments
+    device = fabric.device
+    reranker = reranker.to(device)
+    if hardware.compile:
+        reranker.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
+    lists = train.to(device), validation.to(device)
+    return Trainer(reranker, *lists, config, seed, fabric)
+
+
+def _launch(
+    hardware: Hardware, job: Path, checkpoint: Path, on_progress: Callable[[Progress], None]
+) -> None:
+    """Start the processes, pass on what the first of them reports, and wait for all."""
+    reports = get_context("spawn").SimpleQueue()
+    failures: list[DnrError] = []
+
+    def listen() -> None:
+        while (report := reports.get()) is not None:
+            if isinstance(report, Progress):
+                on_progress(report)
+            else:
+                failures.append(report)
+
+    listener = Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        fabric_of(hardware).launch(_work, job, checkpoint, reports)
+    finally:
+        reports.put(None)
+        listener.join()
+    if failures:
+        raise failures[0]
+
+
+def _work(fabric: Any, job: Path, checkpoint: Path, reports: Any) -> None:
+    """What each process does. All fail at the same place, and the first says so."""
+    report = reports.put if fabric.is_global_zero else lambda _: None
+    try:
+        hardware, arguments = torch.load(job, map_location="cpu", weights_only=False)
+        _on_device(fabric, hardware, arguments).run(checkpoint, report)
+    except DnrError as error:
+        report(error)
