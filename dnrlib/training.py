@@ -289,23 +289,32 @@ class Trainer:
             weight: of this batch in the mean of the gradients over all devices.
         """
         noise = self.generator if phase == 2 else self.heuristic
-        if noise is not None and self.config.estimator == "mixed" and self.config.lambda_m:
-            return self.update_both(batch, noise, weight)
+        if noise is None or self.config.estimator == "mixed":
+            losses, objective = self.one_pass(batch, noise)
+            learning = [self.optimiser, *([self.generator_optimiser] if phase == 2 else [])]
+            self._descend(weight * objective, *learning)
+            return losses
         losses = self.update_reranker(batch, noise, weight)
         if phase == 2:
             losses |= self.update_generator(batch, weight)
         return losses
 
-    def update_both(
-        self, batch: CandidateLists, noise: Noise, weight: float = 1.0
-    ) -> dict[str, Tensor]:
-        """One pass: some lists carry synthetic scores, the others the real ones.
+    def one_pass(
+        self, batch: CandidateLists, noise: Noise | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses, and an objective whose gradient is that of θ and, if it is trained, of φ.
 
-        Both means are over random lists, so that L_direct + λ_m L_z is estimated without bias;
-        `synthetic_lists` says how many carry which. φ takes its gradient from the same pass,
-        turned round on its way from the reranker to the generator (Ganin et al., 2016).
+        Some lists carry synthetic scores, the others the real ones: see `synthetic_lists`. Both
+        means are over random lists, so that L_direct + λ_m L_z is estimated without bias. φ takes
+        its gradient from the same pass, turned round on its way from the reranker to the
+        generator (Ganin et al., 2016).
         """
-        config, m = self.config, synthetic_lists(len(batch), self.config.lambda_m)
+        config = self.config
+        if noise is None or not config.lambda_m:
+            logits = self._logits(batch, batch.scores)
+            direct = self.negative_log_likelihood(logits, batch.labels)
+            return {"L_direct": direct}, direct
+        m = synthetic_lists(len(batch), config.lambda_m)
         labels = batch.labels[:m]
         synthetic = noise(labels)
         heard = turn_gradient(synthetic, config.adversarial_weight / config.lambda_m)
@@ -315,26 +324,22 @@ class Trainer:
             "L_z": self.negative_log_likelihood(logits[:m], labels),
         }
         objective = losses["L_direct"] + config.lambda_m * losses["L_z"]
-        optimisers: list[torch.optim.Optimizer] = [self.optimiser]
         if noise is self.generator:
             losses |= {
                 "L_adv": -losses["L_z"],
                 "L_x": self.regulariser(synthetic, labels, batch.scores),
             }
             objective = objective + config.regulariser_weight * losses["L_x"]
-            optimisers.append(self.generator_optimiser)
-        self._descend(weight * objective, *optimisers)
-        return losses
+        return losses, objective
+
+    def _logits(self, batch: CandidateLists, scores: Tensor) -> Tensor:
+        with self.fabric.autocast():
+            return self.reranker(batch, scores).float()
 
     def update_reranker(
-        self, batch: CandidateLists, noise: Noise | None, weight: float = 1.0
+        self, batch: CandidateLists, noise: Noise, weight: float = 1.0
     ) -> dict[str, Tensor]:
-        """θ descends on L_direct + λ_m L_z, each over all lists, or on L_direct alone."""
-        if noise is None:
-            logits = self._logits(batch, batch.scores)
-            direct = self.negative_log_likelihood(logits, batch.labels)
-            self._descend(weight * direct, self.optimiser)
-            return {"L_direct": direct}
+        """θ descends on L_direct + λ_m L_z, each over all lists."""
         with torch.no_grad():
             synthetic = noise(batch.labels)
         with self.fabric.autocast():
@@ -349,10 +354,6 @@ class Trainer:
         objective = losses["L_direct"] + self.config.lambda_m * losses["L_z"]
         self._descend(weight * objective, self.optimiser)
         return losses
-
-    def _logits(self, batch: CandidateLists, scores: Tensor) -> Tensor:
-        with self.fabric.autocast():
-            return self.reranker(batch, scores).float()
 
     def update_generator(self, batch: CandidateLists, weight: float = 1.0) -> dict[str, Tensor]:
         """φ descends on log q_θ(z | x') + KL( p_φ(x' | z) ‖ p_x ), with θ (and dropout) as is."""

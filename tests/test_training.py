@@ -101,7 +101,7 @@ def test_a_generator_step_follows_its_own_gradient_and_leaves_the_reranker_alone
     made = trainer(config, prm(dropout=0.0))
     parameters = list(made.generator.parameters())
     made.generator_optimiser = torch.optim.SGD(parameters, lr=0.1)
-    made.update_reranker(BATCH, None)
+    made.step(BATCH, phase=1)
     theta = weights(made.reranker)
     theta_gradient = [p.grad.clone() for p in made.reranker.parameters()]
     torch.manual_seed(3)
@@ -129,7 +129,7 @@ def mixed_gradients(made, batch, seed):
         made.generator_optimiser = torch.optim.SGD(made.generator.parameters(), lr=0.0)
         optimisers.append(made.generator_optimiser)
     torch.manual_seed(seed)
-    losses = made.update_both(batch, made.generator or made.heuristic)
+    losses = made.step(batch, phase=2)
     modules = filter(None, (made.reranker, made.generator))
     return losses, [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in modules]
 
@@ -172,12 +172,13 @@ def test_a_mixed_step_is_unbiased(lambda_m):
 
     fixed = Fixed(0.4)
     made.optimiser = torch.optim.SGD(made.reranker.parameters(), lr=0.0)
+    made.heuristic = fixed
     made.update_reranker(BATCH, fixed)
     exact = torch.cat([p.grad.flatten() for p in made.reranker.parameters()])
     draws = []
     for seed in range(300):
         torch.manual_seed(seed)
-        made.update_both(BATCH[torch.randperm(len(BATCH))], fixed)
+        made.step(BATCH[torch.randperm(len(BATCH))], phase=1)
         draws.append(torch.cat([p.grad.flatten() for p in made.reranker.parameters()]))
     draws = torch.stack(draws).double()
     error = draws.std(dim=0) / len(draws) ** 0.5
@@ -254,7 +255,8 @@ def test_the_generator_is_trained_in_phase_two_only():
 def test_phase_one_takes_heuristic_and_phase_two_generated_scores():
     made = trainer(DNR)
     seen = []
-    made.update_both = lambda batch, noise, weight: seen.append(noise) or {}
+    one_pass = made.one_pass
+    made.one_pass = lambda batch, noise: seen.append(noise) or one_pass(batch, noise)
     made.step(BATCH, phase=1)
     made.step(BATCH, phase=2)
     assert seen == [made.heuristic, made.generator]
@@ -269,7 +271,7 @@ def test_phase_one_takes_heuristic_and_phase_two_generated_scores():
 
 def test_gradients_are_clipped():
     made = trainer(replace(HEURISTIC, clip=1e-3))
-    made.update_reranker(BATCH, None)
+    made.step(BATCH, phase=1)
     norm = torch.cat([p.grad.flatten() for p in made.reranker.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
