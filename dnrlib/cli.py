@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import webbrowser
 from dataclasses import replace
+from functools import partial
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -283,15 +285,33 @@ def _find(run: str) -> Path:
 @app.command()
 def reproduce(
     experiment: Annotated[str, typer.Option(help="A file of experiments/, without its ending.")],
+    engine: Annotated[
+        str, typer.Option(help="Where to do them: local (processes of this machine) or ray.")
+    ] = "local",
     workers: Annotated[
-        int, typer.Option(min=1, help="Runs side by side; they share the cores.")
-    ] = 4,
+        int | None,
+        typer.Option(min=1, help="local: runs side by side; they share the cores; 4 if not given."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="ray: a cluster's HOST:PORT, or auto; not given: Ray on this machine."),
+    ] = None,
+    cpus_per_run: Annotated[
+        float | None, typer.Option(help="ray: cores of a run; 1 if not given.")
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None, typer.Option(help="ray: GPUs of a run, such as 0.25; 0 if not given.")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only list the runs.")] = False,
 ) -> None:
     """Do every run of an experiment that is not recorded yet."""
     from dnrlib.experiments import load_experiment
-    from dnrlib.experiments import reproduce as execute
     from dnrlib.records import load_records
+
+    execute = _engine(
+        engine, workers=workers, address=address, cpus_per_run=cpus_per_run,
+        gpus_per_run=gpus_per_run,
+    )  # fmt: skip
 
     configs = load_experiment(experiment)
     if plan:
@@ -305,9 +325,21 @@ def reproduce(
             table.add_row(config.data.what, config.method, str(config.seed), state)
         console.print(table)
         return
-    for number, record in enumerate(execute(configs, workers, experiment), start=1):
+    for number, record in enumerate(execute(configs, experiment), start=1):
         result = _number(record.metrics["test"]["ndcg@6"])
         console.print(f"[{number}/{len(configs)}] {record.run}: test NDCG@6 {result}", markup=False)
+
+
+def _engine(name: str, **options: Any) -> Any:
+    """The engine with those of the options that were given; each must be one of its own."""
+    from dnrlib.engines import ENGINES
+
+    if name not in ENGINES:
+        raise ConfigError(f"engine = {name!r}: choose one of {', '.join(ENGINES)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given.keys() - signature(ENGINES[name]).parameters.keys():
+        raise ConfigError(f"--{option.replace('_', '-')} is no option of --engine {name}")
+    return partial(ENGINES[name], **given)
 
 
 @app.command()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import reduce
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from torch import nn
 
 from dnrlib.environment import commit, machine, versions
 from dnrlib.errors import ConfigError, DataError
+from dnrlib.files import replacing
 from dnrlib.identity import code_hash, from_dict, hash_of
 from dnrlib.lists import CandidateLists
 from dnrlib.metrics import pooled_auc, ranking, summarise
@@ -51,6 +49,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Method -> what it changes in a `RunConfig`. The last four feed the score by ``concat``."""
 UNTRAINED = ("score", "score-reversed")
+
+Weights = dict[str, dict[str, torch.Tensor]]
+"""Part of a run (``reranker``, ``generator``) -> its tensors, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -137,62 +138,114 @@ def run(
     Raises:
         ConfigError, DataError, TrainingError: as preparing and training do.
     """
-    results, runs = results or RESULTS, runs or RUNS
     lists = prepare(config.data, say=say)
     name = run_name(config, lists)
-    for path in results.rglob(f"{name}.json"):
+    if record := recorded(name, results):
         say(f"{name} is recorded already")
-        return Record.load(path)
+        return record
+    checkpoint = (runs or RUNS) / name / "checkpoint.pt"
+    record, weights = compute(config, lists, checkpoint, on_progress=on_progress, say=say)
+    save(record, weights, results, runs, group)
+    return record
+
+
+def recorded(name: str, results: Path | None = None) -> Record | None:
+    """The record of a run, wherever it stands below ``results``, if the run is done.
+
+    Raises:
+        DataError: the record cannot be read.
+    """
+    paths = (results or RESULTS).rglob(f"{name}.json")
+    return next((Record.load(path) for path in paths), None)
+
+
+def compute(
+    config: RunConfig,
+    lists: CandidateLists,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Record, Weights]:
+    """Do a run on lists that are at hand; nothing but the checkpoint is read or written.
+
+    Args:
+        checkpoint: where training leaves what the next epoch needs, and goes on from if it is
+            there; None: nowhere.
+        device: where the reranker is trained and scores, such as ``cuda``.
+
+    Raises:
+        ConfigError, DataError, TrainingError: as training does.
+    """
     torch.manual_seed(config.seed)
-    reranker = build(config.reranker, lists, **config.options)
+    reranker = build(config.reranker, lists, **config.options).to(device)
     began = time.perf_counter()
-    trainer = _train(reranker, lists, config, runs / name, on_progress, say)
+    trainer = _train(reranker, lists, config, device, checkpoint, on_progress, say)
     record = Record(
-        run=name,
+        run=run_name(config, lists),
         method=config.method,
         config=asdict(config),
         code=code_hash(),
         data=_describe(lists),
-        **evaluate(reranker, lists),
+        **evaluate(reranker, lists, device),
         curves=[asdict(row) for row in trainer.curves] if trainer else [],
         best_epoch=trainer.best_epoch if trainer else 0,
         cost=_cost(reranker, trainer, time.perf_counter() - began),
-        made=provenance(),
+        made=provenance(device),
     )
-    if trainer:
-        save_file(reranker.state_dict(), runs / name / "reranker.safetensors")
-    if trainer and trainer.generator:
-        save_file(trainer.generator.state_dict(), runs / name / "generator.safetensors")
-    record.save(results / group)
-    return record
+    modules = {"reranker": reranker, "generator": trainer.generator} if trainer else {}
+    return record, {part: _on_cpu(module) for part, module in modules.items() if module is not None}
+
+
+def _on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+
+
+def save(
+    record: Record,
+    weights: Weights,
+    results: Path | None = None,
+    runs: Path | None = None,
+    group: str = "",
+) -> None:
+    """Write what `compute` returned: the weights, then the record, with which the run is done."""
+    for part, tensors in weights.items():
+        folder = (runs or RUNS) / record.run
+        with replacing(folder / f"{part}.safetensors") as partial:
+            save_file(tensors, partial)
+    record.save((results or RESULTS) / group)
 
 
 def _train(
     reranker: nn.Module,
     lists: CandidateLists,
     config: RunConfig,
-    folder: Path,
+    device: str,
+    checkpoint: Path | None,
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
 ) -> Trainer | None:
     """Train what can be trained, from the checkpoint where there is one."""
     if not any(True for _ in reranker.parameters()):
         return None
-    train, validation = lists.of_split("train"), lists.of_split("validation")
+    train, validation = (lists.of_split(name).to(device) for name in ("train", "validation"))
     trainer = Trainer(reranker, train, validation, config.training, config.seed)
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
+    if checkpoint and checkpoint.exists():
         say(f"Going on from {checkpoint}")
     trainer.run(checkpoint, on_progress)
     return trainer
 
 
-def evaluate(reranker: nn.Module, lists: CandidateLists) -> dict[str, Any]:
-    """The fields ``metrics``, ``ranked_labels`` and ``ranked_shown`` of a record."""
+def evaluate(reranker: nn.Module, lists: CandidateLists, device: str = "cpu") -> dict[str, Any]:
+    """The fields ``metrics``, ``ranked_labels`` and ``ranked_shown`` of a record.
+
+    Args:
+        device: where the reranker is; the lists may be elsewhere.
+    """
     metrics = {}
     for split in ("validation", "test"):
         part = lists.of_split(split)
-        logits = score_lists(reranker, part)
+        logits = score_lists(reranker, part.to(device)).to(part.labels.device)
         order = ranking(logits)
         labels, shown = part.labels.gather(1, order), part.shown.gather(1, order)
         metrics[split] = summarise(labels, shown) | {"auc_pooled": pooled_auc(logits, part.labels)}
@@ -221,10 +274,12 @@ def _cost(reranker: nn.Module, trainer: Trainer | None, seconds: float) -> dict[
     }
 
 
-def provenance() -> dict[str, Any]:
+def provenance(device: str = "cpu") -> dict[str, Any]:
     """When, from which commit, with what and on what."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"date": now, "commit": commit(), "machine": machine(), "versions": versions()}
+    accelerator = f", {torch.cuda.get_device_name(device)}" if "cuda" in device else ""
+    where = machine() + accelerator
+    return {"date": now, "commit": commit(), "machine": where, "versions": versions()}
 
 
 def load_reranker(record: Record, lists: CandidateLists, runs: Path | None = None) -> nn.Module:
@@ -302,38 +357,3 @@ def _points(base: Any, grid: Any) -> Iterator[dict[str, Any]]:
         raise TypeError("a value of `grid` is not a list")
     for values in product(*grid.values()):
         yield reduce(merge, map(nested, grid, values), dict(base))
-
-
-def reproduce(
-    configs: list[RunConfig],
-    workers: int,
-    group: str = "",
-    results: Path | None = None,
-    runs: Path | None = None,
-) -> Iterator[Record]:
-    """Do runs side by side in processes that share the cores; yields each record as it is done.
-
-    A run that fails does not stop the others; the first failure is raised at the end. Runs that
-    share lists share the cache, so lists are prepared here, one after another, first. Runs that
-    have not begun are dropped when the caller stops.
-    """
-    for data in {hash_of(config.data): config.data for config in configs}.values():
-        prepare(data, say=print)
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    failure: BaseException | None = None
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads,
-        initargs=(threads,),
-    )  # fmt: skip
-    futures = {pool.submit(run, config, results, runs, group): config for config in configs}
-    try:
-        for future in as_completed(futures):
-            if error := future.exception():
-                failure = failure or error
-                print(f"{futures[future].what} failed: {error}", file=sys.stderr)
-            else:
-                yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if failure:
-        raise failure

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from dnrlib import cli, experiments
+from dnrlib.engines import ENGINES
 from dnrlib.lists import CandidateLists
 from dnrlib.prepare import DataConfig, prepare
 from dnrlib.training import Progress
@@ -19,6 +20,8 @@ from dnrlib.training import Progress
 LISTS = ["--dataset", "simulated", "--retriever", "noisy-truth"]
 SIZE = ["--set", "data.evaluation_lists=100", "--set", "options={dim: 8, layers: 1}"]
 TRAIN = ["train", *LISTS, "--train-lists", "300", "--epochs", "2", "--lambda-e", "1", *SIZE]
+
+GRID = ["reproduce", "--experiment", "nosuch"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def dnr(workplace, capfd):
         (["data", "prepare"], ["noisy-truth", "--out", "history=10"]),
         (["train"], ["DNR-B", "training.lambda_c=0.3", "--epochs", "goes on"]),
         (["evaluate"], ["--lists", "record"]),
-        (["reproduce"], ["--workers", "--plan", "experiments/"]),
+        (["reproduce"], ["--workers", "--plan", "experiments/", "--engine", "--address"]),
         (["book"], ["-p KEY VALUE", "--chapter", "papermill"]),
     ],
 )
@@ -109,6 +112,10 @@ def test_help_is_fast_and_needs_neither_torch_nor_the_books_packages():
         (["evaluate", "/nosuch"], 3, "results: no record of a run '/nosuch'"),
         (["evaluate", "nosuch.json"], 3, "nosuch.json: cannot be read (No such file"),
         (["reproduce", "--experiment", "nosuch"], 3, "nosuch.yml: no such experiment"),
+        ([*GRID, "--engine", "slurm"], 2, "engine = 'slurm': choose one of local, ray"),
+        ([*GRID, "--address", "auto"], 2, "--address is no option of --engine local"),
+        ([*GRID, "--gpus-per-run", "1"], 2, "--gpus-per-run is no option of --engine local"),
+        ([*GRID, "--engine", "ray", "--workers", "2"], 2, "--workers is no option of --engine ray"),
         (["book", "-p", "x", "3"], 2, "-p needs --chapter NAME"),
         (["book", "--dataset", "simulated", "--chapter", "x", "-p", "y"], 2, "-p y: it needs a"),
         (["book", "--dataset", "simulated", "--chapter", "x", "-p"], 2, "-p : it needs a name"),
@@ -295,7 +302,9 @@ def test_a_plan_says_what_is_recorded(dnr, workplace, monkeypatch):
     assert re.search(r"score-reversed +│ 0 +│ +│", out)
     monkeypatch.setattr(cli, "code_hash", lambda: "changed")
     assert re.search(r"score +│ 0 +│ by other code", dnr(*plan)[1])
-    monkeypatch.setattr(experiments, "reproduce", lambda configs, *_: map(experiments.run, configs))
+    monkeypatch.setitem(
+        ENGINES, "local", lambda configs, *_, workers: map(experiments.run, configs)
+    )
     code, out, _ = dnr(*plan[:-1], "--workers", "1")
     assert code == 0
     assert re.search(r"\[2/2\] simulated.*score-reversed.*: test NDCG@6 0\.\d{4}\n", out)

@@ -22,7 +22,6 @@ from dnrlib.experiments import (
     load_reranker,
     merge,
     nested,
-    reproduce,
     run,
     run_config,
 )
@@ -341,18 +340,3 @@ def test_the_experiments_of_the_project_are_whole():
         configs = load_experiment(path.stem, folder)
         assert len({config.data.dataset for config in configs}) == 1
         assert {"none", "concat"} <= {config.method for config in configs}
-
-
-@pytest.mark.slow
-def test_a_failing_run_does_not_lose_the_others(tmp_path, capfd):
-    configs = [configured(method="score"), configured(options={"heads": 3}), configured(seed=1)]
-    with pytest.raises(ConfigError, match="dim = 8 is not a multiple of heads = 3"):
-        list(reproduce(configs, 2, "group"))
-    names = sorted(record.run for record in load_records(tmp_path / "results/group"))
-    assert len(names) == 2
-    failure = "concat (simulated, shown+sampled, noisy-truth scores, seed 0) failed: dim = 8"
-    assert failure in capfd.readouterr().err
-    times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("results/group/*"))]
-    again = sorted(record.run for record in reproduce([configs[0], configs[2]], 1, "group"))
-    assert again == names
-    assert times == [p.stat().st_mtime_ns for p in sorted(tmp_path.glob("results/group/*"))]

@@ -1,0 +1,1 @@
+"""How fast is it? Every figure beside its reference and its goal: ``make bench``."""

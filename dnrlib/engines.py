@@ -1,0 +1,364 @@
+"""Where the runs of a grid are done: in processes of this machine, or on a cluster by Ray."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnrlib.environment import commit
+from dnrlib.errors import ConfigError, DnrError
+from dnrlib.experiments import (
+    RUNS,
+    RunConfig,
+    Weights,
+    compute,
+    recorded,
+    run,
+    run_name,
+    save,
+)  # fmt: skip
+from dnrlib.identity import code_hash, hash_of
+from dnrlib.lists import CandidateLists
+from dnrlib.prepare import DataConfig, prepare
+from dnrlib.records import Record
+from dnrlib.training import Progress
+
+RETRIES = 3
+"""How often Ray starts a run again whose worker or machine was lost."""
+CONNECT_SECONDS = 10
+LOOK_EVERY = 30
+"""Seconds without a finished run after which to look whether the cluster still has room for one."""
+
+Folders = tuple[Path | None, Path | None, str]
+"""``results``, ``runs`` and ``group``, as in `dnrlib.experiments.run`."""
+Hook = Callable[[RunConfig, Progress], None]
+Finished = Generator[tuple[RunConfig, Callable[[], Record]], None, None]
+"""Runs as they end, each with a function that returns its record or raises why there is none."""
+
+
+def silent(config: RunConfig, progress: Progress) -> None:
+    """A hook that tells nobody."""
+
+
+def _data_of(configs: list[RunConfig]) -> dict[str, DataConfig]:
+    return {hash_of(config.data): config.data for config in configs}
+
+
+def _successes(finished: Finished) -> Iterator[Record]:
+    """The records; what went wrong is printed, and the first of it raised at the end."""
+    failure: Exception | None = None
+    for config, result in finished:
+        outcome = _outcome(result)
+        if isinstance(outcome, Record):
+            yield outcome
+        else:
+            failure = failure or outcome
+            print(f"{config.what} failed: {outcome}", file=sys.stderr)
+    if failure:
+        raise failure
+
+
+def _outcome(result: Callable[[], Record]) -> Record | Exception:
+    try:
+        return result()
+    except Exception as error:
+        return error
+
+
+def _attempt(task: Callable[..., Any], *arguments: Any) -> Any:
+    """Do the task; an error that cannot be pickled would take the other runs with it."""
+    try:
+        return task(*arguments)
+    except Exception as error:
+        if _can_be_pickled(error):
+            raise
+        raise DnrError(str(error)) from error
+
+
+def _can_be_pickled(error: Exception) -> bool:
+    try:
+        return isinstance(pickle.loads(pickle.dumps(error)), Exception)
+    except Exception:
+        return False
+
+
+# Processes of this machine ----------------------------------------------------------------
+
+
+def run_locally(
+    configs: list[RunConfig],
+    group: str = "",
+    results: Path | None = None,
+    runs: Path | None = None,
+    *,
+    workers: int = 4,
+    on_progress: Hook = silent,
+) -> Iterator[Record]:
+    """Do runs side by side in processes that share the cores; yields each record as it is done.
+
+    A run that fails does not stop the others; the first failure is raised at the end. Runs that
+    share lists share the cache, so lists are prepared here, one after another, first. Runs that
+    have not begun are dropped when the caller stops.
+
+    Args:
+        group, results, runs: as in `dnrlib.experiments.run`.
+        workers: runs at a time; `threads_each` says how many threads one has.
+        on_progress: called in the process of the run, so it must be a function of a module.
+
+    Raises:
+        ConfigError, DataError, TrainingError: as preparing does, or the first run that failed.
+    """
+    for data in _data_of(configs).values():
+        prepare(data, say=print)
+    finished = _in_processes(configs, workers, (results, runs, group), on_progress)
+    with closing(finished):
+        yield from _successes(finished)
+
+
+def _in_processes(
+    configs: list[RunConfig], workers: int, folders: Folders, on_progress: Hook
+) -> Finished:
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads,
+        initargs=(threads_each(workers),),
+    )  # fmt: skip
+    futures = {
+        pool.submit(_attempt, _run, config, folders, on_progress): config for config in configs
+    }
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(config: RunConfig, folders: Folders, on_progress: Hook) -> Record:
+    return run(config, *folders, on_progress=partial(on_progress, config))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def threads_each(workers: int) -> int:
+    """Threads of each of so many workers: a share of the cores, ``OMP_NUM_THREADS`` at most."""
+    share = max(1, cores() // workers)
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(share, max(1, int(limit))) if limit.isdecimal() else share
+
+
+# A Ray cluster ----------------------------------------------------------------------------
+
+
+def run_on_ray(
+    configs: list[RunConfig],
+    group: str = "",
+    results: Path | None = None,
+    runs: Path | None = None,
+    *,
+    address: str | None = None,
+    cpus_per_run: float = 1.0,
+    gpus_per_run: float = 0.0,
+    on_progress: Hook = silent,
+) -> Iterator[Record]:
+    """Do runs as tasks of a Ray cluster; yields each record as it is done.
+
+    The lists are prepared here and travel to the workers; record and weights travel back and are
+    written here. So a worker needs dnrlib with the same code, but neither data nor folders.
+
+    A run whose worker or machine is lost is done again elsewhere, up to `RETRIES` times. It goes
+    on from its last epoch where the folder ``runs`` is seen at the same path, as on a shared file
+    system, and starts over where it is not. A run that fails by itself is not repeated and does
+    not stop the others; the first failure is raised at the end. What is under way when the caller
+    stops is cancelled.
+
+    Args:
+        group, results, runs: as in `dnrlib.experiments.run`.
+        address: of the cluster: HOST:PORT, or ``auto`` for that to which this machine belongs.
+            None starts Ray on this machine for as long as the runs take. If this process is
+            connected to Ray already, that is used.
+        cpus_per_run: cores of a run, and its threads (one for a part of a core).
+        gpus_per_run: GPUs of a run, such as 0.25 where four runs share one; 0 trains on the CPU.
+        on_progress: called in the worker of the run, which must be able to import it.
+
+    Raises:
+        ConfigError: Ray is not installed; nothing answers at the address; no machine of the
+            cluster has what a run wants; dnrlib has other code there.
+        ConfigError, DataError, TrainingError: as preparing does, or the first run that failed.
+        DnrError: the workers of a run were lost too often.
+    """
+    ray = _ray()
+    wanted = _wanted(cpus_per_run, gpus_per_run)
+    lists = {key: prepare(data, say=print) for key, data in _data_of(configs).items()}
+    todo: dict[str, RunConfig] = {}
+    for config in configs:
+        name = run_name(config, lists[hash_of(config.data)])
+        if record := recorded(name, results):
+            yield record
+        else:
+            todo[name] = config
+    if not todo:
+        return
+    with _connected(ray, address):
+        if lack := _lack(ray, wanted):
+            raise ConfigError(lack)
+        # Once for all runs that share them; a machine that does several fetches them once.
+        there = {key: ray.put(lists[key]) for key in _data_of([*todo.values()])}
+        tasks = _as_tasks(ray, todo, there, wanted, (results, runs, group), on_progress)
+        with closing(tasks):
+            yield from _successes(tasks)
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigError("engine = 'ray' needs Ray: pip install 'dnrlib[ray]'") from error
+
+
+def _wanted(cpus: float, gpus: float) -> dict[str, float]:
+    """Ray's names of what a run takes; Ray counts in steps of 1/10,000."""
+    if not 0.0001 <= cpus < float("inf"):
+        raise ConfigError(f"cpus_per_run = {cpus}: must be positive")
+    if not 0 <= gpus < float("inf") or (gpus > 1 and gpus % 1):
+        raise ConfigError(f"gpus_per_run = {gpus}: must be 0, a part of 1, or a whole number")
+    return {"CPU": round(cpus, 4), "GPU": round(gpus, 4)}
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Ray at the address, or started here; what was there before is still there after."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine
+        options |= {"num_cpus": cores(), "include_dashboard": False}
+    elif address != "auto":
+        _check_answer(address)
+    try:
+        ray.init(address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        what = f"address = {address!r}: no connection to Ray" if address else "Ray does not start"
+        raise ConfigError(f"{what}: {' '.join(str(error).split())}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answer(address: str) -> None:
+    """Ray itself would wait for more than ten minutes for a cluster that is not there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"address = {address!r}: must be auto or HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"address = {address!r}: nothing answers there ({error})") from error
+
+
+def _lack(ray: Any, wanted: dict[str, float]) -> str:
+    """Why no machine of the cluster could do a run, were it idle; empty if one could."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for machine in machines:
+        if all(machine.get(name, 0) >= amount for name, amount in wanted.items()):
+            return ""
+    has = "; ".join(sorted(_amounts({name: m.get(name, 0) for name in wanted}) for m in machines))
+    return f"a run takes {_amounts(wanted)}, but no machine of the Ray cluster has these: {has}"
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _as_tasks(
+    ray: Any,
+    todo: dict[str, RunConfig],
+    lists: dict[str, Any],
+    wanted: dict[str, float],
+    folders: Folders,
+    on_progress: Hook,
+) -> Finished:
+    task = ray.remote(_attempt)
+    options = {
+        "num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"], "max_retries": RETRIES,
+        # Besides lost workers; a run's own code raises none of these.
+        "retry_exceptions": [ray.exceptions.RayError],
+    }  # fmt: skip
+    checkpoints = (folders[1] or RUNS).resolve()
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    pending = {}
+    for name, config in todo.items():
+        given = (_compute, config, lists[hash_of(config.data)], code_hash(), wanted)
+        begun = task.options(name=name, **options)
+        pending[begun.remote(*given, checkpoints / name, on_progress)] = config
+    made_of = commit()
+    try:
+        while pending:
+            ready, _ = ray.wait([*pending], timeout=LOOK_EVERY)
+            if not ready and (lack := _lack(ray, wanted)):
+                print(f"Waiting: {lack}", file=sys.stderr)
+            for done in ready:
+                yield pending.pop(done), partial(_collect, ray, done, made_of, folders)
+    finally:
+        for left in pending:
+            ray.cancel(left)
+
+
+def _compute(
+    config: RunConfig,
+    lists: CandidateLists,
+    code: str,
+    wanted: dict[str, float],
+    folder: Path,
+    on_progress: Hook,
+) -> tuple[Record, Weights]:
+    """A run, in a worker; what it is retried with is in ``folder`` if the worker can see that."""
+    if code_hash() != code:
+        raise ConfigError(f"dnrlib on {socket.gethostname()} has other code than here")
+    if wanted["GPU"] and not torch.cuda.is_available():
+        raise ConfigError(f"gpus_per_run > 0, but torch on {socket.gethostname()} finds no GPU")
+    torch.set_num_threads(max(1, int(wanted["CPU"])))
+    shared = os.access(folder.parent, os.W_OK)
+    checkpoint = folder / "checkpoint.pt" if shared else None
+    device = "cuda" if wanted["GPU"] else "cpu"
+    return compute(config, lists, checkpoint, device, on_progress=partial(on_progress, config))
+
+
+def _collect(ray: Any, done: Any, made_of: str, folders: Folders) -> Record:
+    """Write what a task returned; the worker does not know the commit, but has its code."""
+    results, runs, group = folders
+    try:
+        record, weights = ray.get(done)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, ray.exceptions.RayError):
+            cause = DnrError(f"Ray could not do it: {str(cause).splitlines()[0]}")
+        raise cause from error
+    record = replace(record, made=record.made | {"commit": made_of})
+    save(record, weights, results, runs, group)
+    for half in ((runs or RUNS) / record.run).glob("*.part"):  # of workers that were killed
+        half.unlink(missing_ok=True)
+    return record
+
+
+ENGINES: dict[str, Callable[..., Iterator[Record]]] = {"local": run_locally, "ray": run_on_ray}
+"""Name -> generator that does the configurations it is given; the options differ."""

@@ -1,0 +1,410 @@
+"""The runs of a grid are done on every engine once, whatever is lost on the way."""
+
+import gc
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dnrlib import engines
+from dnrlib.engines import run_locally, run_on_ray, threads_each
+from dnrlib.errors import ConfigError, DnrError
+from dnrlib.experiments import compute, merge, run_config, run_name
+from dnrlib.identity import code_hash, hash_of
+from dnrlib.prepare import prepare
+from dnrlib.records import Record, load_records
+
+SETTINGS = {
+    "data": {
+        "dataset": "simulated",
+        "retriever": "noisy-truth",
+        "train_lists": 200,
+        "evaluation_lists": 50,
+    },
+    "options": {"dim": 8, "layers": 1, "feed_forward": 8},
+    "training": {"epochs": 3, "lambda_e": 1},
+}
+RAY_LEAVES_OPEN = (
+    "ignore::ResourceWarning",
+    "ignore::FutureWarning:ray",
+    "ignore::DeprecationWarning:ray",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+
+def configured(**settings):
+    return run_config(merge(SETTINGS, settings))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder in which the lists are prepared."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(configured().data, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def workplace(prepared, tmp_path, monkeypatch):
+    """An empty folder for records and checkpoints, with the prepared lists; one thread a run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/prepared").symlink_to(prepared)
+    return tmp_path
+
+
+def name_of(config):
+    return run_name(config, prepare(config.data))
+
+
+def left_behind(folder):
+    """The files of a grid, without those of the lists."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path for path in files if path.parts[0] in ("results", "runs")}
+
+
+def written(config, weights=("reranker",)):
+    """The files of a run."""
+    name = name_of(config)
+    parts = [Path(f"runs/{name}/{part}.safetensors") for part in weights]
+    return {Path(f"results/group/{name}.json"), Path(f"runs/{name}/checkpoint.pt"), *parts}
+
+
+def same(record):
+    """What must not depend on where a run was done, or on how often it was begun."""
+    fields = asdict(record)
+    cost, made = fields.pop("cost"), fields.pop("made")
+    curves = [
+        {key: row[key] for key in ("epoch", "phase", "losses", "validation")}
+        for row in fields.pop("curves")
+    ]
+    return fields, curves, cost["parameters"], cost["threads"], made["commit"], made["versions"]
+
+
+# On this machine --------------------------------------------------------------------------
+
+
+def break_off(config, progress):
+    """An error of a kind that cannot go through a pipe."""
+    if config.seed == 2:
+        raise PickyError(progress.epoch, "and more")
+
+
+class PickyError(Exception):
+    """Pickle would make it again from its text alone."""
+
+    def __init__(self, epoch, more):
+        super().__init__(f"broken off in epoch {epoch}")
+
+
+@pytest.mark.slow
+def test_a_failing_run_does_not_lose_the_others(tmp_path, capfd):
+    configs = [configured(method="score"), configured(options={"heads": 3}), configured(seed=1)]
+    with pytest.raises(ConfigError, match="dim = 8 is not a multiple of heads = 3"):
+        list(run_locally(configs, "group", workers=2))
+    names = sorted(record.run for record in load_records(tmp_path / "results/group"))
+    assert len(names) == 2
+    failure = "concat (simulated, shown+sampled, noisy-truth scores, seed 0) failed: dim = 8"
+    assert failure in capfd.readouterr().err
+    times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("results/group/*"))]
+    configs = [configs[0], configs[2], configured(seed=2)]
+    again = []
+    with pytest.raises(DnrError, match="broken off in epoch 1"):
+        again += run_locally(configs, "group", workers=1, on_progress=break_off)
+    assert times == [p.stat().st_mtime_ns for p in sorted(tmp_path.glob("results/group/*"))]
+
+
+def test_the_cores_are_shared_and_the_user_may_want_fewer(monkeypatch):
+    monkeypatch.setattr(engines, "cores", lambda: 8)
+    for limit, threads in {"": 4, "3": 3, "9": 4, "2,1": 2, "0": 1, "many": 4}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        assert threads_each(2) == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [threads_each(workers) for workers in (1, 3, 8, 9)] == [8, 2, 1, 1]
+
+
+def test_only_cores_that_this_process_may_use_count(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
+    assert engines.cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert engines.cores() == os.cpu_count()
+
+
+def test_computing_writes_nothing_but_the_checkpoint(tmp_path):
+    config = configured(method="DNR-B")
+    record, weights = compute(config, prepare(config.data))
+    assert left_behind(tmp_path) == set()
+    assert weights.keys() == {"reranker", "generator"}
+    again, _ = compute(config, prepare(config.data), tmp_path / "runs/checkpoint.pt")
+    assert left_behind(tmp_path) == {Path("runs/checkpoint.pt")}
+    assert same(again) == same(record)
+
+
+# On a Ray cluster -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on loopback: a head that does no runs, and one machine with one core."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own
+    quick = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 200}
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=0, include_dashboard=False, _system_config=quick)
+        cluster.add_node(num_cpus=1)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        signal.signal(signal.SIGTERM, handler)
+        gc.collect()
+
+
+def note(folder, held, config, progress):
+    """Append a line for each epoch that is trained; the run of seed `held` waits in its second."""
+    import ray
+
+    if progress.validation is not None:
+        return
+    node = ray.get_runtime_context().get_node_id()
+    with (folder / "notes.jsonl").open("a") as file:
+        file.write(json.dumps([config.seed, progress.epoch, node, os.getpid()]) + "\n")
+    until = time.monotonic() + 60
+    while config.seed == held and progress.epoch == 2 and time.monotonic() < until:
+        if (folder / "go").exists():
+            return
+        time.sleep(0.05)
+
+
+def notes(folder):
+    path = folder / "notes.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def kill_machine_of(seed, cluster, folder):
+    """Kill, without a word, the machine on which the run of a seed is in its second epoch."""
+    wait_for(lambda: any(row[:2] == [seed, 2] for row in notes(folder)))
+    ((machine, process),) = {
+        (node, pid) for number, _, node, pid in notes(folder) if number == seed
+    }
+    (node,) = (node for node in cluster.worker_nodes if node.node_id == machine)
+    cluster.remove_node(node, allow_graceful=False)
+    with suppress(ProcessLookupError):  # workers outlive their machine's other processes a little
+        os.kill(process, signal.SIGKILL)
+    (folder / "go").touch()
+    return machine
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*RAY_LEAVES_OPEN)
+def test_a_lost_machine_loses_no_run_and_repeats_none(cluster, tmp_path):
+    cluster.add_node(num_cpus=1)
+    configs = [configured(seed=seed, method="DNR-B") for seed in range(5)]
+    hook = partial(note, tmp_path, 2)
+    finished = run_on_ray(configs, "group", address=cluster.address, on_progress=hook)
+    records = [next(finished), next(finished)]
+    before = {record.seed for record in records}
+    assert 2 not in before
+    lost = kill_machine_of(2, cluster, tmp_path)
+    records += finished
+
+    # Every record is there, whole, and the same as this machine's.
+    assert sorted(record.seed for record in records) == [0, 1, 2, 3, 4]
+    weights = ("reranker", "generator")
+    files = set.union(*(written(config, weights) for config in configs))
+    assert left_behind(tmp_path) - {Path("notes.jsonl")} == files
+    here = tmp_path / "here"
+    locally = run_locally(configs, "group", here / "results", here / "runs", workers=1)
+    for record in locally:
+        path = Path(f"results/group/{record.run}.json")
+        assert same(Record.load(path)) == same(Record.load(here / path))
+        for part in weights:
+            path = Path(f"runs/{record.run}/{part}.safetensors")
+            ours, theirs = load_file(path), load_file(here / path)
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    # Nothing was done twice but the epoch in which the machine was lost.
+    trained = {seed: [row[1] for row in notes(tmp_path) if row[0] == seed] for seed in range(5)}
+    assert trained.pop(2) == [1, 2, 2, 3]
+    assert all(epochs == [1, 2, 3] for epochs in trained.values())
+    machines = {(seed, node) for seed, _, node, _ in notes(tmp_path)}
+    assert len(machines) == 6
+    assert lost in {node for seed, node in machines if seed in before}
+
+    # A second time nothing is done, and Ray is not even asked.
+    times = {path: path.stat().st_mtime_ns for path in files}
+    count = len(notes(tmp_path))
+    again = run_on_ray(configs, "group", address="nowhere:1", on_progress=hook)
+    assert [record.seed for record in again] == [0, 1, 2, 3, 4]
+    assert {path: path.stat().st_mtime_ns for path in files} == times
+    assert len(notes(tmp_path)) == count
+
+
+def note_and_fail(folder, config, progress):
+    """The run of seed 0 fails in its second epoch; that of seed 3 loses its process there."""
+    note(folder, None, config, progress)
+    if progress.epoch == 2 and config.seed == 0:
+        raise ValueError("no luck")
+    if progress.epoch == 2 and config.seed == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*RAY_LEAVES_OPEN)
+def test_only_a_lost_worker_is_a_reason_to_try_again(cluster, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(engines, "RETRIES", 1)
+    failing = [configured(seed=seed) for seed in (0, 1, 2, 3)]
+    failing[1] = configured(seed=1, options={"heads": 3})
+    damaged = tmp_path / "runs" / name_of(failing[2]) / "checkpoint.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"damaged")
+    fine = [configured(seed=4), configured(method="score")]
+    hook, records = partial(note_and_fail, tmp_path), []
+    grid = run_on_ray(failing + fine, "group", address=cluster.address, on_progress=hook)
+    with pytest.raises(Exception, match=r".") as error:
+        records += grid
+    names = {name_of(config) for config in fine}
+    assert {record.run for record in records} == names
+    assert {path.stem for path in tmp_path.glob("results/group/*")} == names
+    failures = dict(re.findall(r"seed (\d)\) failed: (.*)", capfd.readouterr().err))
+    assert str(error.value) in failures.values()
+    assert failures["0"] == "no luck"
+    assert failures["1"] == "dim = 8 is not a multiple of heads = 3"
+    assert re.match(r"/.*/runs/.*/checkpoint\.pt: not a checkpoint", failures["2"])
+    assert failures["3"].startswith("Ray could not do it: ")
+    epochs = {seed: [row[1] for row in notes(tmp_path) if row[0] == seed] for seed in range(5)}
+    assert epochs == {0: [1, 2], 1: [], 2: [], 3: [1, 2, 2], 4: [1, 2, 3]}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*RAY_LEAVES_OPEN)
+def test_a_caller_who_stops_leaves_nothing_running_but_their_own_ray(cluster, tmp_path):
+    ray = pytest.importorskip("ray")
+    ray.init(cluster.address, log_to_driver=False)
+    configs = [configured(seed=seed) for seed in range(4)]
+    finished = run_on_ray(configs, on_progress=partial(note, tmp_path, None))
+    first = next(finished)
+    finished.close()
+    assert ray.is_initialized()
+    count = len(notes(tmp_path))
+    assert len({row[0] for row in notes(tmp_path)}) <= 3
+    time.sleep(1)
+    assert len(notes(tmp_path)) <= count + 1
+    assert [record.run for record in load_records()] == [first.run]
+    ray.shutdown()
+
+
+def test_while_no_machine_has_room_the_grid_waits_and_says_so(tmp_path, capfd):
+    answers = iter([([], ["run"]), (["run"], [])])
+    task = SimpleNamespace(remote=lambda *_: "run")
+    ray = SimpleNamespace(
+        remote=lambda _: SimpleNamespace(options=lambda **_: task),
+        wait=lambda *_, **__: next(answers),
+        exceptions=SimpleNamespace(RayError=Exception),
+        nodes=lambda: [{"Alive": False, "Resources": {"CPU": 8}}],
+    )
+    config, wanted = configured(), {"CPU": 1.0, "GPU": 0.0}
+    lists = {hash_of(config.data): "lists"}
+    ((done, _),) = engines._as_tasks(
+        ray, {"some": config}, lists, wanted, (None, None, ""), engines.silent
+    )
+    assert done == config
+    assert capfd.readouterr().err.startswith("Waiting: a run takes 1 CPU and 0 GPU, but no machine")
+
+
+def test_a_worker_without_the_folder_leaves_nothing_and_other_code_is_refused(tmp_path):
+    config, nowhere = configured(), tmp_path / "nosuch/runs/some"
+    one_core = {"CPU": 1.0, "GPU": 0.0}
+    lists = prepare(config.data)
+    engines._compute(config, lists, code_hash(), one_core, nowhere, engines.silent)
+    assert left_behind(tmp_path) == set()
+    assert not nowhere.parent.exists()
+    with pytest.raises(ConfigError, match="dnrlib on .* has other code than here"):
+        engines._compute(config, lists, "other", one_core, nowhere, engines.silent)
+
+
+@pytest.mark.filterwarnings(*RAY_LEAVES_OPEN)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus_per_run": 64}, "64 CPU and 0 GPU, but no machine .*: 0 CPU and 0 GPU; 1 CPU"),
+        ({"gpus_per_run": 0.5}, "a run takes 1 CPU and 0.5 GPU, but no machine of the Ray cluster"),
+    ],
+)
+def test_a_cluster_without_room_for_a_run_is_refused(cluster, options, message):
+    with pytest.raises(ConfigError, match=message):
+        next(run_on_ray([configured()], address=cluster.address, **options))
+
+
+@pytest.mark.filterwarnings(*RAY_LEAVES_OPEN)
+def test_a_gpu_that_torch_does_not_find_is_named(cluster):
+    machine = cluster.add_node(num_cpus=1, num_gpus=1)
+    with pytest.raises(ConfigError, match="gpus_per_run > 0, but torch on .* finds no GPU"):
+        next(run_on_ray([configured()], address=cluster.address, gpus_per_run=0.5))
+    cluster.remove_node(machine)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus_per_run": 0.0}, "cpus_per_run = 0.0: must be positive"),
+        ({"cpus_per_run": float("nan")}, "cpus_per_run = nan: must be positive"),
+        ({"gpus_per_run": -1.0}, "gpus_per_run = -1.0: must be 0, a part of 1, or a whole number"),
+        ({"gpus_per_run": 1.5}, "gpus_per_run = 1.5: must be"),
+        ({"address": "nowhere"}, "address = 'nowhere': must be auto or HOST:PORT"),
+        ({"address": "127.0.0.1:1"}, "address = '127.0.0.1:1': nothing answers there"),
+    ],
+)
+def test_wrong_options_are_named_at_once(options, message):
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match=message):
+        next(run_on_ray([configured()], **options))
+
+
+def test_without_ray_the_way_to_install_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"engine = 'ray' needs Ray: pip install 'dnrlib\[ray\]'"):
+        next(run_on_ray([configured()]))
+
+
+@pytest.mark.slow
+def test_without_an_address_ray_starts_here(tmp_path):
+    """In a process of its own: Ray does not stand two clusters in the life of one."""
+    pytest.importorskip("ray")
+    base = {"data": SETTINGS["data"]}
+    grid = {"method": ["score", "score-reversed"]}
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/tiny.yml").write_text(json.dumps({"base": base, "grid": grid}))
+    command = ["reproduce", "--experiment", "tiny", "--engine", "ray", "--cpus-per-run", "0.5"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dnrlib.cli", *command], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\[2/2\] simulated.*: test NDCG@6 0\.\d{4}\n$", done.stdout)
+    assert {record.cost["threads"] for record in load_records()} == {1}
