@@ -50,6 +50,7 @@ BILLION = {"rows": 10**9, "users": 10**7, "items": 10**6}
 LIKED = 0.6
 """The part of the simulated ratings that is at least 3."""
 LARGE_BATCH = 2**20
+STAGES = ("log", "lists")
 HARDWARE = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
@@ -192,7 +193,7 @@ def _streams(quick: bool, query_seconds: float) -> list[Figure]:
 
 
 def _most_memory(case: dict[str, float]) -> float:
-    return max(case["log_memory"], case["lists_memory"])
+    return max(case[f"{stage}_memory"] for stage in STAGES)
 
 
 def _streamed(rows: int, part: int) -> dict[str, float]:
@@ -266,13 +267,12 @@ def _billion(
 ) -> list[Figure]:
     """What 10^9 interactions take on the cores of these measurements.
 
-    Memory is the larger stream's and what it grew by, a row; a query of the large catalogue comes
-    on top of what a list took in the small one.
+    Memory grows on as it did between the two streams, and never shrinks; a query of the large
+    catalogue comes on top of what a list took in the small one.
     """
     rows, users, items = BILLION.values()
     made = rows * large["lists_a_row"]
-    growth = (_most_memory(large) - _most_memory(small)) / (large["rows"] - small["rows"])
-    memory = _most_memory(large) + max(growth, 0.0) * (rows - large["rows"])
+    log_memory, memory = (_extrapolated(small, large, f"{stage}_memory") for stage in STAGES)
     pairs = rows * LIKED
     epoch = pairs * step["pair"] + pairs / LARGE_BATCH * step["vector"] * (users + items)
     values = {
@@ -281,6 +281,7 @@ def _billion(
         f"an epoch of the retriever, batches of {LARGE_BATCH:,}": (epoch / 3600, "h"),
         "lists": (made / 1e6, "million"),
         "disk": ((rows * large["disk_a_row"] + made * large["disk_a_list"]) / 1e9, "GB"),
+        "memory for the log": (log_memory, "GB"),
         "memory for candidates": (memory + _vectors(users, items), "GB"),
         # vectors, gradients and Adam's two moments
         "memory to train the retriever": (memory + 4 * _vectors(users, items), "GB"),
@@ -290,6 +291,11 @@ def _billion(
         figure(TOPIC, f"10^9 interactions: {what}", [value], unit, how)
         for what, (value, unit) in values.items()
     ]
+
+
+def _extrapolated(small: dict[str, float], large: dict[str, float], what: str) -> float:
+    growth = (large[what] - small[what]) / (large["rows"] - small["rows"])
+    return large[what] + max(growth, 0.0) * (BILLION["rows"] - large["rows"])
 
 
 def _vectors(users: int, items: int) -> float:

@@ -88,12 +88,14 @@ class ExposureLog:
         """The user of each list."""
         return self.user[self.start]
 
-    def rows(self) -> Int[Tensor, "lists length"]:
-        """The rows of each list."""
-        return self.start[:, None] + torch.arange(self.list_length)
+    def rows(self, lists: Int[Tensor, " some"] | None = None) -> Int[Tensor, "lists length"]:
+        """The rows of the given lists, by default of all."""
+        start = self.start if lists is None else self.start[lists]
+        return start[:, None] + torch.arange(self.list_length)
 
     def history(self, lists: Int[Tensor, " some"], length: int) -> Int[Tensor, "some length"]:
         """The user's last ``length`` items before each list, left-padded with 0, latest last."""
         rows = self.start[lists, None] + torch.arange(-length, 0)
-        first = self.user_start[self.list_user[lists], None]
+        # only for these lists: work in the size of the log would make all of them quadratic
+        first = torch.searchsorted(self.user, self.user[self.start[lists]])[:, None]
         return torch.where(rows >= first, self.item[rows.clamp(min=0)], 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,11 +25,13 @@ from dnrlib.protocols import PROTOCOLS, candidate_lists
 from dnrlib.retriever import (
     SCHEMES,
     MatrixFactorisation,
+    Pairs,
     Plan,
     Retriever,
     RetrieverConfig,
-    fit,
+    fit_parts,
     plan,
+    positives,
 )
 
 CACHE = Path("data/prepared")
@@ -172,12 +174,25 @@ def trained_retrievers(
         code_hash(LISTS_CODE),
     )  # fmt: skip
     path = cache / f"{config.dataset}-{config.retriever}-retriever-{key}.safetensors"
+    parts = [[positives(log, lists)] for lists in scoring.trained_on]
+    return kept_retrievers(path, parts, log.users, log.items, config, say)
+
+
+def kept_retrievers(
+    path: Path,
+    parts: Sequence[Iterable[Pairs]],
+    users: int,
+    items: int,
+    config: DataConfig,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[MatrixFactorisation]:
+    """One model for each collection of positives (`fit_parts`), kept in a file."""
     if path.exists():
-        return _load_retrievers(path, log, config.factorisation.dim)
+        return _load_retrievers(path, users, items, config.factorisation.dim)
     models = []
-    for number, lists in enumerate(scoring.trained_on, start=1):
-        say(f"Training retriever {number} of {len(scoring.trained_on)}")
-        models.append(fit(log, lists, config.factorisation, config.seed + number))
+    for number, pairs in enumerate(parts, start=1):
+        say(f"Training retriever {number} of {len(parts)}")
+        models.append(fit_parts(pairs, users, items, config.factorisation, config.seed + number))
     tensors = {
         f"{number}.{name}": tensor
         for number, model in enumerate(models)
@@ -188,12 +203,12 @@ def trained_retrievers(
     return models
 
 
-def _load_retrievers(path: Path, log: ExposureLog, dim: int) -> list[MatrixFactorisation]:
+def _load_retrievers(path: Path, users: int, items: int, dim: int) -> list[MatrixFactorisation]:
     with _remade_if_deleted(path):
         tensors = load_file(path)
     models = []
     for number in sorted({int(name.split(".")[0]) for name in tensors}):
-        model = MatrixFactorisation(log.users, log.items, dim).requires_grad_(False)
+        model = MatrixFactorisation(users, items, dim).requires_grad_(False)
         prefix = f"{number}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         model.load_state_dict(own)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from dnrlib.errors import ConfigError, DnrError
 from dnrlib.lists import CandidateLists
 from dnrlib.log import ExposureLog
-from dnrlib.retriever import ExactIndex, Plan, Retriever
+from dnrlib.retriever import ExactIndex, Index, Plan, Retriever, contained, first_of
 
 PROTOCOLS = ("shown+retrieved", "shown+sampled", "retrieved")
 CHUNK = 1024
+"""Lists that are made at a time, at most."""
+CELLS = 2**25
+"""Lists times items that are scored at a time, at most: 128 MiB."""
+LARGE = 2**15
+"""In a catalogue of more items, n are drawn without looking at all of them."""
 
 
 def excluded_items(
@@ -27,10 +34,9 @@ def excluded_items(
     trained would offer them again. The list's own items are not among them. For the training
     lists of ``in-sample`` and ``crossfit`` this takes away items that the user meets later.
     """
-    bounds = log.user_start
-    user = log.list_user[lists]
-    first, last = bounds[user, None], bounds[user + 1, None]
-    rows = first + torch.arange(int((last - first).max()))
+    user = log.user[log.start[lists], None]
+    first, last = torch.searchsorted(log.user, user), torch.searchsorted(log.user, user + 1)
+    rows = first + torch.arange(int((last - first).max()) if len(lists) else 0)
     inside, rows = rows < last, rows.clamp(max=len(log.user) - 1)
     number = log.list[rows]
     seen = (rows < log.start[lists, None]) | (trained_on[number] & (number >= 0))
@@ -41,9 +47,33 @@ def sample_items(
     items: int, n: int, excluded: Int[Tensor, "some width"], generator: torch.Generator
 ) -> Int[Tensor, "some n"]:
     """n items a list, uniform without replacement over the items that are not excluded."""
+    if items > LARGE:
+        return _sample_by_rejection(items, n, excluded, generator)
+    return _sample_by_keys(items, n, excluded, generator)
+
+
+def _sample_by_keys(
+    items: int, n: int, excluded: Int[Tensor, "some width"], generator: torch.Generator
+) -> Int[Tensor, "some n"]:
+    """Those with the n largest of random keys: the work is that of the whole catalogue."""
     keys = torch.rand(len(excluded), items + 1, generator=generator)
     keys.scatter_(1, excluded, -1.0)[:, 0] = -1.0
     return keys.topk(n, dim=1).indices
+
+
+def _sample_by_rejection(
+    items: int, n: int, excluded: Int[Tensor, "some width"], generator: torch.Generator
+) -> Int[Tensor, "some n"]:
+    """The first n of more draws that are neither excluded nor repeated; keys where they are few."""
+    drawn = torch.randint(1, items + 1, (len(excluded), 2 * n + 16), generator=generator)
+    ordered, places = drawn.sort(dim=1, stable=True)
+    repeated = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
+    repeated = torch.zeros_like(repeated).scatter(1, places, repeated)
+    free = ~repeated & ~contained(drawn, excluded)
+    sample = first_of(drawn, free, n)
+    if len(few := (free.sum(dim=1) < n).nonzero()[:, 0]):
+        sample[few] = _sample_by_keys(items, n, excluded[few], generator)
+    return sample
 
 
 def candidate_lists(
@@ -54,6 +84,8 @@ def candidate_lists(
     n: int = 50,
     history: int = 20,
     seed: int = 0,
+    index: Callable[[Any], Index] = ExactIndex,
+    part: bool = False,
 ) -> CandidateLists:
     """Make the candidates of every list that the plan scores.
 
@@ -65,6 +97,13 @@ def candidate_lists(
 
     Lists whose user has no earlier interaction are left out (``meta["without_history"]``), and
     `excluded_items` says which items are never drawn. The order of the candidates is random.
+
+    Args:
+        n: candidates of a list.
+        history: items of the user before the list.
+        seed: of what is drawn and of the order.
+        index: how a retriever is searched, and what scores for it.
+        part: whether the log is a part of a larger one; then no list may be left.
 
     Raises:
         ConfigError: unknown protocol, n not above the number of shown items, or a retriever of
@@ -85,16 +124,19 @@ def candidate_lists(
         )
     scored = plan.scorer >= 0
     has_history = log.start > log.user_start[log.list_user]
-    if not (scored & has_history).any():
+    if not (part or (scored & has_history).any()):
         raise DnrError("no user has an interaction before a list: there is no history to rank by")
     generator = torch.Generator().manual_seed(seed)
-    parts = []
+    chunk = max(1, min(CHUNK, CELLS // (log.items + 1)))
+    bundles = []
     for model, retriever in enumerate(retrievers):
-        wanted = (plan.scorer == model) & has_history
-        for lists in wanted.nonzero()[:, 0].split(CHUNK):
+        searched = index(retriever)
+        wanted = ((plan.scorer == model) & has_history).nonzero()[:, 0]
+        for lists in wanted.split(chunk):
+            users = log.user[log.start[lists]]
             excluded = excluded_items(log, lists, plan.trained_on[model])
-            items = _candidates(log, retriever, lists, excluded, protocol, n, generator)
-            parts.append(_bundle(log, retriever, lists, items, history))
+            items = _candidates(log, searched, users, lists, excluded, protocol, n, generator)
+            bundles.append(_bundle(log, searched, users, lists, items, history))
     meta = {
         "dataset": log.name,
         "note": log.note,
@@ -104,18 +146,19 @@ def candidate_lists(
         "protocol": protocol,
         "without_history": int((scored & ~has_history).sum()),
     }
-    bundle = CandidateLists.concatenate(parts, meta)
+    bundle = CandidateLists.concatenate(bundles, meta)
     bundle = bundle[bundle.list.argsort()]
     kept = bundle.labels.any(dim=1)
     meta["without_positive"] = int((~kept).sum())
-    if not kept.any():
+    if not (part or kept.any()):
         raise DnrError("the retriever finds no positive of any list: use more `candidates`")
     return bundle[kept].validate()
 
 
 def _candidates(
     log: ExposureLog,
-    retriever: Retriever,
+    index: Index,
+    users: Int[Tensor, " some"],
     lists: Int[Tensor, " some"],
     excluded: Int[Tensor, "some width"],
     protocol: str,
@@ -123,14 +166,14 @@ def _candidates(
     generator: torch.Generator,
 ) -> Int[Tensor, "some n"]:
     """The candidates of each list, in random order."""
-    shown = log.item[log.rows()[lists]]
+    shown = log.item[log.rows(lists)]
     taken = excluded if protocol == "retrieved" else torch.cat([excluded, shown], dim=1)
     wanted = n if protocol == "retrieved" else n - log.list_length
     _check_supply(log, lists, taken, wanted)
     if protocol == "shown+sampled":
         drawn = sample_items(log.items, wanted, taken, generator)
     else:
-        drawn = ExactIndex(retriever).top_n(log.list_user[lists], wanted, taken)
+        drawn = index.top_n(users, wanted, taken)
     items = drawn if protocol == "retrieved" else torch.cat([shown, drawn], dim=1)
     order = torch.rand(items.shape, generator=generator).argsort(dim=1)
     return items.gather(1, order)
@@ -139,6 +182,8 @@ def _candidates(
 def _check_supply(
     log: ExposureLog, lists: Int[Tensor, " some"], taken: Int[Tensor, "some width"], wanted: int
 ) -> None:
+    if not len(lists):
+        return
     left = log.items - (taken > 0).sum(dim=1)
     worst = int(left.argmin())
     if left[worst] < wanted:
@@ -150,19 +195,20 @@ def _check_supply(
 
 def _bundle(
     log: ExposureLog,
-    retriever: Retriever,
+    index: Index,
+    users: Int[Tensor, " some"],
     lists: Int[Tensor, " some"],
     items: Int[Tensor, "some n"],
     history: int,
 ) -> CandidateLists:
     """Scores, labels and history for given candidates."""
-    rows, users = log.rows()[lists], log.list_user[lists]
+    rows = log.rows(lists)
     same = items[:, :, None] == log.item[rows][:, None]
     return CandidateLists(
         users=users.int(),
         history=log.history(lists, history).int(),
         items=items.int(),
-        scores=retriever.logits(users).gather(1, items).sigmoid(),
+        scores=index.logits(users, items).sigmoid(),
         labels=(same & log.label[rows][:, None]).any(dim=2),
         shown=same.any(dim=2),
         split=log.split[lists].to(torch.int8),

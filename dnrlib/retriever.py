@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from dnrlib.log import TRAIN, ExposureLog
 
 SCHEMES = ("in-sample", "earlier", "crossfit")
 LEAST_STEPS = 32
+Pairs = Int[Tensor, "2 _"]
+"""Users, and the item that each liked."""
 
 
 @runtime_checkable
@@ -83,22 +87,45 @@ def fit(
     Raises:
         DnrError: the lists hold no positive.
     """
-    rows = log.rows()[lists].flatten()
+    return fit_parts([positives(log, lists)], log.users, log.items, config, seed)
+
+
+def positives(log: ExposureLog, lists: Bool[Tensor, " lists"]) -> Pairs:
+    """User and item of each positive row of the given lists."""
+    rows = log.rows(lists.nonzero()[:, 0]).flatten()
     rows = rows[log.label[rows]]
-    if not len(rows):
+    return torch.stack([log.user[rows], log.item[rows]])
+
+
+def fit_parts(
+    parts: Iterable[Pairs], users: int, items: int, config: RetrieverConfig, seed: int
+) -> MatrixFactorisation:
+    """Train on positives that come in parts, which are read anew in each epoch.
+
+    Only one part need be in memory at a time, and a batch never mixes parts.
+
+    Raises:
+        DnrError: there is no positive, or the parts can be read only once.
+    """
+    if iter(parts) is parts:
+        raise DnrError("the parts are an iterator, but are to be read anew in each epoch")
+    count = sum(len(user) for user, _ in parts)
+    if not count:
         raise DnrError("the retriever has no positive to learn from: give it more lists")
+    size = min(config.batch_size, math.ceil(count / LEAST_STEPS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MatrixFactorisation(log.users, log.items, config.dim)
+        model = MatrixFactorisation(users, items, config.dim)
         optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        size = min(config.batch_size, math.ceil(len(rows) / LEAST_STEPS))
         for _ in range(config.epochs):
-            for index in torch.randperm(len(rows)).split(size):
-                batch = rows[index]
-                negatives = torch.randint(1, log.items + 1, (config.negatives,))
-                optimiser.zero_grad()
-                model.loss(log.user[batch], log.item[batch], negatives).backward()
-                optimiser.step()
+            for user, item in parts:
+                for batch in torch.randperm(len(user)).split(size):
+                    if not len(batch):  # a part without positives
+                        continue
+                    negatives = torch.randint(1, items + 1, (config.negatives,))
+                    optimiser.zero_grad()
+                    model.loss(user[batch], item[batch], negatives).backward()
+                    optimiser.step()
     return model.requires_grad_(False)
 
 
@@ -115,7 +142,7 @@ class Plan:
     trained_on: Bool[Tensor, "models lists"]
 
 
-def plan(log: ExposureLog, scheme: str, folds: int = 5, seed: int = 0) -> Plan:
+def plan(log: ExposureLog, scheme: str, folds: int = 5, seed: int | torch.Generator = 0) -> Plan:
     """Which interactions the retriever may see before it scores the reranker's lists.
 
     - ``in-sample``: one model, trained on all training lists, scores every list, those included.
@@ -123,6 +150,9 @@ def plan(log: ExposureLog, scheme: str, folds: int = 5, seed: int = 0) -> Plan:
       reranker trains on the later half.
     - ``crossfit``: each training list is scored by the one of ``folds`` models that was trained
       on the other folds; validation and test lists by a model trained on all training lists.
+
+    Of a log in parts, plans made one after the other with the same generator as the seed are
+    together the plan of the whole.
 
     Raises:
         ConfigError: unknown scheme, or fewer than two folds.
@@ -136,7 +166,7 @@ def plan(log: ExposureLog, scheme: str, folds: int = 5, seed: int = 0) -> Plan:
     if scheme == "crossfit":
         if folds < 2:
             raise ConfigError(f"folds = {folds}: cross-fitting needs at least 2")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
         fold = torch.randint(folds, (len(log),), generator=generator)
         fold = torch.where(train, fold, folds)
         return Plan(fold, train & (fold != torch.arange(folds + 1)[:, None]))
@@ -152,19 +182,150 @@ def _earlier_half(log: ExposureLog, train: Bool[Tensor, " lists"]) -> Bool[Tenso
     return nth < (count[user] + 1) // 2
 
 
+@runtime_checkable
+class Index(Protocol):
+    """A catalogue that can be searched."""
+
+    def top_n(
+        self, users: Int[Tensor, " some"], n: int, excluded: Int[Tensor, "some width"]
+    ) -> Int[Tensor, "some n"]:
+        """The n best-scored items of each user, without the excluded ones (0 excludes nothing)."""
+        ...
+
+    def logits(
+        self, users: Int[Tensor, " some"], items: Int[Tensor, "some n"]
+    ) -> Float[Tensor, "some n"]:
+        """Log-odds of the given items of each user."""
+        ...
+
+
 class ExactIndex:
-    """Exact top-n over the whole catalogue; an approximate index has the same `top_n`."""
+    """Exact top-n over the whole catalogue."""
 
     def __init__(self, retriever: Retriever):
         self.retriever = retriever
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def top_n(
-        self,
-        users: Int[Tensor, " some"],
-        n: int,
-        excluded: Int[Tensor, "some width"],
+        self, users: Int[Tensor, " some"], n: int, excluded: Int[Tensor, "some width"]
     ) -> Int[Tensor, "some n"]:
         """The n best-scored items of each user, without the excluded ones (0 excludes nothing)."""
-        logits = self.retriever.logits(users).scatter(1, excluded, -torch.inf)
+        logits = self._catalogue(users).scatter(1, excluded, -torch.inf)
         logits[:, 0] = -torch.inf
         return logits.topk(n, dim=1).indices
+
+    def logits(
+        self, users: Int[Tensor, " some"], items: Int[Tensor, "some n"]
+    ) -> Float[Tensor, "some n"]:
+        """Log-odds of the given items of each user."""
+        return self._catalogue(users).gather(1, items)
+
+    def _catalogue(self, users: Tensor) -> Tensor:
+        """Logits of all items, kept for the next question about the same tensor of users."""
+        if self._last is None or self._last[0] is not users:
+            self._last = users, self.retriever.logits(users)
+        return self._last[1]
+
+
+class FaissIndex:
+    """Approximate top-n by FAISS, for catalogues too large to score whole.
+
+    The bias is one more dimension, p_u · q_i + b_i = (p_u, 1) · (q_i, b_i), and the search for the
+    largest inner product is one for the nearest neighbour once each item has a last coordinate
+    that makes all of one length (Bachrach et al. 2014). The neighbours are found in an inverted
+    file: the catalogue falls into ``cells`` by k-means, and the ``probes`` cells nearest to a user
+    are searched. Logits are those of the retriever, computed for the given items alone.
+
+    Args:
+        retriever: whose vectors are indexed; it must not change afterwards.
+        cells: about twice the root of the catalogue by default; 1 is an exact search.
+        probes: of more, recall and time grow.
+        seed: of the k-means.
+
+    Raises:
+        ConfigError: FAISS is not installed, or cells or probes are below 1.
+    """
+
+    def __init__(
+        self,
+        retriever: MatrixFactorisation,
+        cells: int | None = None,
+        probes: int = 64,
+        seed: int = 0,
+    ):
+        items = len(retriever.item.weight) - 1
+        cells = max(1, min(2 * math.isqrt(items), items // 32)) if cells is None else cells
+        if min(cells, probes) < 1:
+            raise ConfigError(f"cells = {cells}, probes = {probes}: both must be at least 1")
+        self.exact = ExactIndex(retriever)
+        self.retriever = retriever
+        self.items = items
+        self._index = _inverted_file(_of_one_length(retriever), cells, min(probes, cells), seed)
+
+    def top_n(
+        self, users: Int[Tensor, " some"], n: int, excluded: Int[Tensor, "some width"]
+    ) -> Int[Tensor, "some n"]:
+        """As `ExactIndex.top_n`, but some of the n best may be missed and others stand for them.
+
+        So many more than n are fetched that n are left without the excluded ones; users for whom
+        the searched cells do not hold as many are searched exactly.
+        """
+        fetched = min(n + int((excluded > 0).sum(dim=1).max()), self.items) if len(users) else n
+        user = self.retriever.user(users)
+        query = torch.cat([user, torch.ones(len(user), 1), torch.zeros(len(user), 1)], dim=1)
+        _, places = self._index.search(query.detach().numpy(), fetched)
+        found = torch.from_numpy(places) + 1  # FAISS numbers from 0 and says -1 for none
+        free = (found > 0) & ~contained(found, excluded)
+        best = first_of(found, free, n)
+        if len(few := (free.sum(dim=1) < n).nonzero()[:, 0]):
+            best[few] = self.exact.top_n(users[few], n, excluded[few])
+        return best
+
+    @torch.no_grad()
+    def logits(
+        self, users: Int[Tensor, " some"], items: Int[Tensor, "some n"]
+    ) -> Float[Tensor, "some n"]:
+        """Log-odds of the given items of each user."""
+        item, bias = self.retriever.item(items), self.retriever.bias(items)[..., 0]
+        return (item @ self.retriever.user(users)[:, :, None])[..., 0] + bias
+
+
+def _of_one_length(retriever: MatrixFactorisation) -> np.ndarray:
+    """(q_i, b_i, sqrt(M - |q_i|² - b_i²)) of each item, M the largest squared length."""
+    vectors = torch.cat([retriever.item.weight, retriever.bias.weight], dim=1)[1:].detach()
+    squares = (vectors**2).sum(dim=1, keepdim=True)
+    return torch.cat([vectors, (squares.max() - squares).sqrt()], dim=1).numpy()
+
+
+def _inverted_file(vectors: np.ndarray, cells: int, probes: int, seed: int) -> Any:
+    """A trained and filled FAISS index."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ConfigError(
+            "an approximate index needs FAISS: pip install 'dnrlib[faiss]'"
+        ) from error
+    dim = vectors.shape[1]
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, cells)
+    # k-means sees this many points of each cell: more change the cells little and cost much
+    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
+    index.cp.seed, index.nprobe = seed, probes
+    index.train(vectors)
+    index.add(vectors)
+    return index
+
+
+def contained(
+    items: Int[Tensor, "some n"], among: Int[Tensor, "some width"]
+) -> Bool[Tensor, "some n"]:
+    """Whether each item is among the items of its row."""
+    among = F.pad(among, (1, 0)).sort(dim=1).values  # so that there is at least one column
+    place = torch.searchsorted(among, items).clamp(max=among.shape[1] - 1)
+    return among.gather(1, place) == items
+
+
+def first_of(
+    items: Int[Tensor, "some m"], free: Bool[Tensor, "some m"], n: int
+) -> Int[Tensor, "some n"]:
+    """The first n free items of each row, then others where there are too few."""
+    return items.gather(1, (~free).byte().argsort(dim=1, stable=True)[:, :n])

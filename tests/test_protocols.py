@@ -5,6 +5,7 @@ import torch
 from scipy.stats import chisquare
 from worlds import make_log
 
+from dnrlib import protocols
 from dnrlib.errors import ConfigError, DnrError
 from dnrlib.lists import TENSORS
 from dnrlib.log import TRAIN, ExposureLog
@@ -273,3 +274,44 @@ def test_feedback_of_other_lists_does_not_reach_a_list(protocol):
     after = make(protocol, "in-sample", log=other)[1]
     for name in TENSORS:
         assert torch.equal(getattr(before, name)[7], getattr(after, name)[7])
+
+
+def test_large_catalogues_are_sampled_uniformly_without_the_excluded(monkeypatch):
+    monkeypatch.setattr(protocols, "LARGE", 0)
+    generator = torch.Generator().manual_seed(0)
+    excluded = torch.tensor([[3, 7, 0]]).expand(6000, 3)
+    drawn = sample_items(12, 4, excluded, generator)
+    assert all(len(set(row)) == 4 for row in drawn.tolist())
+    for column in (drawn[:, 0], drawn[:, 3], drawn.flatten()):
+        counts = column.bincount(minlength=13)
+        assert counts[[0, 3, 7]].sum() == 0
+        assert chisquare(counts[[1, 2, 4, 5, 6, 8, 9, 10, 11, 12]]).pvalue > 1e-3
+
+
+def test_draws_that_are_too_few_are_made_up_for(monkeypatch):
+    """Of 400 items 4 are free: the 24 draws will rarely hold all of them."""
+    monkeypatch.setattr(protocols, "LARGE", 0)
+    excluded = torch.arange(5, 401).expand(50, 396)
+    drawn = sample_items(400, 4, excluded, torch.Generator().manual_seed(0))
+    assert drawn.sort(dim=1).values.tolist() == [[1, 2, 3, 4]] * 50
+
+
+def test_large_catalogues_are_scored_a_few_lists_at_a_time(monkeypatch):
+    before = make("retrieved", "in-sample")[1]
+    monkeypatch.setattr(protocols, "CELLS", 3 * (LOG.items + 1))
+    after = make("retrieved", "in-sample")[1]
+    assert torch.equal(before.items.sort(dim=1).values, after.items.sort(dim=1).values)
+    assert torch.equal(before.list, after.list)
+
+
+def test_a_part_may_be_left_without_a_list():
+    made = plan(LOG, "in-sample")
+    table = torch.zeros(LOG.users, LOG.items + 1)
+    table[LOG.user, LOG.item] = -9
+    retriever = Table(LOG.users, LOG.items, 0)
+    retriever.table = table
+    bundle = candidate_lists(LOG, [retriever], made, "retrieved", n=N, part=True)
+    nothing = Plan(torch.full_like(made.scorer, -1), made.trained_on)
+    unscored = candidate_lists(LOG, [retriever], nothing, "shown+sampled", n=N, part=True)
+    assert len(bundle) == len(unscored) == 0
+    assert bundle.meta["without_positive"] > 0

@@ -13,7 +13,9 @@ from dnrlib.retriever import (
     MatrixFactorisation,
     RetrieverConfig,
     fit,
+    fit_parts,
     plan,
+    positives,
 )
 
 LOG = make_log()
@@ -113,6 +115,32 @@ def test_fit_depends_on_its_seed_and_leaves_the_global_stream_alone():
     torch.manual_seed(6)
     assert torch.equal(weights(fit(LOG, lists, SMALL, seed=0)), weights(model))
     assert not torch.equal(weights(fit(LOG, lists, SMALL, seed=1)), weights(model))
+
+
+def test_parts_are_read_in_each_epoch_and_may_be_empty():
+    pairs = positives(LOG, LOG.split == TRAIN)
+    reads = []
+
+    class Parts:
+        def __iter__(self):
+            reads.append(1)
+            return iter([pairs[:, :0], pairs[:, :50], pairs[:, 50:]])
+
+    model = fit_parts(Parts(), LOG.users, LOG.items, SMALL, seed=0)
+    assert len(reads) == 2 + SMALL.epochs  # to see that it can be, and to count
+    assert weights(model).isfinite().all()
+    whole = fit_parts([pairs], LOG.users, LOG.items, SMALL, seed=0)
+    assert torch.equal(weights(whole), weights(fit(LOG, LOG.split == TRAIN, SMALL, seed=0)))
+    with pytest.raises(DnrError, match="are to be read anew"):
+        fit_parts(iter([pairs]), LOG.users, LOG.items, SMALL, seed=0)
+
+
+def test_plans_of_parts_with_one_generator_are_the_plan_of_the_whole():
+    """Two logs of the same users' lists draw on where the one before stopped."""
+    generator = torch.Generator().manual_seed(3)
+    first, second = (plan(LOG, "crossfit", seed=generator).scorer for _ in range(2))
+    assert torch.equal(first, plan(LOG, "crossfit", seed=3).scorer)
+    assert not torch.equal(first, second)
 
 
 def test_a_fitted_model_is_frozen():

@@ -41,7 +41,12 @@ def stages(
     core = source.core if core is None else core
     frame = steps.k_core(frame, core)
     yield f"{core}-core", frame
-    frame = steps.in_time_order(steps.reindex(frame))
+    yield from cutting(steps.reindex(frame), list_length)
+
+
+def cutting(frame: pl.DataFrame, list_length: int) -> Iterator[tuple[str, pl.DataFrame]]:
+    """The steps within each user, as in ``stages``; rows of all users or of some."""
+    frame = steps.in_time_order(frame)
     yield "in time order", frame
     frame = steps.cut_into_lists(frame, list_length)
     yield f"lists of {list_length}", frame

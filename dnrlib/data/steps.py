@@ -14,6 +14,9 @@ from torch import Tensor
 from dnrlib.errors import ConfigError
 from dnrlib.log import TEST, TRAIN, VALIDATION, ExposureLog
 
+ROWS_AT_ONCE = 2**21
+"""Of a frame that is read from a file."""
+
 
 def label(frame: pl.DataFrame, positive: float = 3.0) -> pl.DataFrame:
     """Add ``label``: the feedback z, true where the rating is at least ``positive``."""
@@ -25,10 +28,47 @@ def k_core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
 
     Rows keep their order. The result does not depend on it: the k-core is unique.
     """
-    enough = (pl.len().over("user") >= k) & (pl.len().over("item") >= k)
-    while (kept := frame.filter(enough)).height < frame.height:
-        frame = kept
+    return within(frame.lazy(), *core_ids(frame.lazy(), k)).collect()
+
+
+def core_ids(frame: pl.LazyFrame, k: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Users and items of the k-core, each with ``rows``, its number of rows there.
+
+    One pass over the frame a round, ``ROWS_AT_ONCE`` rows at a time, and the counts are all that
+    stays in memory.
+    """
+    users, items = _rows_of_each(frame)
+    while (users["rows"] < k).any() or (items["rows"] < k).any():
+        enough = pl.col("rows") >= k
+        users, items = _rows_of_each(frame, users.filter(enough), items.filter(enough))
+    return users, items
+
+
+def within(frame: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.LazyFrame:
+    """The rows of the given users and items, in their order."""
+    for column, ids in {"user": users, "item": items}.items():
+        frame = frame.join(ids.lazy(), on=column, how="semi", maintain_order="left")
     return frame
+
+
+def _rows_of_each(frame: pl.LazyFrame, *ids: pl.DataFrame) -> list[pl.DataFrame]:
+    """The number of rows of each user and of each item, among the given ids or all.
+
+    Polars could group the whole stream by itself, but then keeps partial counts of about the size
+    of the data until the end.
+    """
+    totals: list[list[pl.DataFrame]] = [[], []]
+    for first in range(0, max(frame.select(pl.len()).collect().item(), 1), ROWS_AT_ONCE):
+        some = frame.slice(first, ROWS_AT_ONCE)
+        some = within(some, *ids) if ids else some
+        counts = [some.group_by(column).agg(rows=pl.len()) for column in ("user", "item")]
+        for total, count in zip(totals, pl.collect_all(counts, engine="streaming"), strict=True):
+            total[:] = [_added_up([*total, count])]
+    return [total for (total,) in totals]
+
+
+def _added_up(counts: list[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(counts).group_by(counts[0].columns[0]).agg(pl.col("rows").sum())
 
 
 def reindex(frame: pl.DataFrame) -> pl.DataFrame:
@@ -88,8 +128,18 @@ def split_in_time(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(split=split.cast(pl.Int8))
 
 
-def to_log(frame: pl.DataFrame, name: str, note: str = "", list_length: int = 6) -> ExposureLog:
+def to_log(
+    frame: pl.DataFrame,
+    name: str,
+    note: str = "",
+    list_length: int = 6,
+    whole: tuple[int, int] | None = None,
+) -> ExposureLog:
     """Tensors of a frame that has been through all the steps; lists are renumbered without gaps.
+
+    Args:
+        whole: if the frame is a part of a log, how many users and items all of it has; then no
+            list may be left.
 
     Raises:
         ConfigError: no list is left.
@@ -97,8 +147,9 @@ def to_log(frame: pl.DataFrame, name: str, note: str = "", list_length: int = 6)
     number = pl.col("list").rank("dense").cast(pl.Int64) - 1
     frame = frame.with_columns(list=number.fill_null(-1)).with_row_index("row")
     first_rows = frame.filter(pl.col("list") >= 0).unique("list", keep="first").sort("list")
-    if first_rows.is_empty():
+    if first_rows.is_empty() and whole is None:
         raise ConfigError(f"{name}: no list is left; lower core, positive or list_length")
+    users, items = whole or (frame["user"].n_unique(), frame["item"].n_unique())
     return ExposureLog(
         user=_tensor(frame["user"]),
         item=_tensor(frame["item"]),
@@ -106,8 +157,8 @@ def to_log(frame: pl.DataFrame, name: str, note: str = "", list_length: int = 6)
         list=_tensor(frame["list"]),
         start=_tensor(first_rows["row"].cast(pl.Int64)),
         split=_tensor(first_rows["split"]),
-        users=frame["user"].n_unique(),
-        items=frame["item"].n_unique(),
+        users=users,
+        items=items,
         list_length=list_length,
         name=name,
         note=note,
