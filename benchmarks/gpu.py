@@ -6,6 +6,8 @@ same code runs on a CPU with few lists (``--quick``), so that all but the timing
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from benchmarks.common import figure, seconds
@@ -49,7 +51,7 @@ def _epoch(lists: CandidateLists, hardware: Hardware, epochs: int) -> list[float
     """Seconds of each epoch of phase two but the first, which compiles and warms up."""
     torch.manual_seed(0)
     reranker = build("prm", lists, score_use="concat")
-    config = DNR.__class__(**{**vars(DNR), "lambda_e": 0, "epochs": epochs})
+    config = replace(DNR, lambda_e=0, epochs=epochs)
     trainer = train(reranker, lists, lists[:512], config, 0, hardware)
     return [row.seconds for row in trainer.curves[1:]]
 
@@ -57,8 +59,9 @@ def _epoch(lists: CandidateLists, hardware: Hardware, epochs: int) -> list[float
 def _stacked(lists: CandidateLists, accelerator: str, name: str) -> Figure:
     """Several seeds at once over one by one."""
     lists = lists.to(accelerator)
+    validation = lists[:64]
     trainers = [
-        Trainer(build("prm", lists, score_use="concat").to(accelerator), lists, lists[:64], DNR, s)
+        Trainer(build("prm", lists, score_use="concat").to(accelerator), lists, validation, DNR, s)
         for s in range(2 * SEEDS)
     ]
     stack, alone = Stack(trainers[:SEEDS]), trainers[SEEDS:]

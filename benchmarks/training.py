@@ -206,10 +206,11 @@ def _variance(trainer: Trainer, estimator: str, draws: int, seed: int) -> float:
 def _seeds(part: CandidateLists, quick: bool) -> list[Figure]:
     """Several seeds stacked in one process over the same one after another, one thread."""
     lists = part[: 512 if quick else 2048]
+    validation = lists[:64]
 
     def trainers() -> list[Trainer]:
         return [
-            Trainer(_reranker(lists, seed), lists, lists[:64], DNR, seed) for seed in range(SEEDS)
+            Trainer(_reranker(lists, seed), lists, validation, DNR, seed) for seed in range(SEEDS)
         ]
 
     stack, alone = Stack(trainers()), trainers()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -19,10 +21,22 @@ from dnrlib.lists import CandidateLists
 from dnrlib.training import Progress, Trainer, TrainingConfig
 
 # Set here, so that it holds in the processes too, each of which imports this module.
-for _name in ("lightning_fabric", "lightning.fabric"):
-    logging.getLogger(f"{_name}.utilities.rank_zero").setLevel(logging.WARNING)
+for _package in ("lightning_fabric", "lightning.fabric"):
+    for _module in ("rank_zero", "distributed"):
+        logging.getLogger(f"{_package}.utilities.{_module}").setLevel(logging.WARNING)
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def exit_with(parent: int) -> None:
+    """End this process, within a second, once its parent is gone: killed, it ends no children."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ def train(
     Trainer(*arguments)  # its errors before any process is started
     with tempfile.TemporaryDirectory() as folder:
         job, checkpoint = Path(folder) / "job.pt", checkpoint or Path(folder) / "checkpoint.pt"
-        torch.save((hardware, arguments), job)
+        torch.save((os.getpid(), hardware, arguments), job)
         _launch(hardware, job, checkpoint, on_progress)
         trainer = Trainer(*arguments)
         trainer.run(checkpoint)
@@ -163,7 +177,8 @@ def _work(fabric: Any, job: Path, checkpoint: Path, reports: Any) -> None:
     """What each process does. All fail at the same place, and the first says so."""
     report = reports.put if fabric.is_global_zero else lambda _: None
     try:
-        hardware, arguments = torch.load(job, map_location="cpu", weights_only=False)
+        parent, hardware, arguments = torch.load(job, map_location="cpu", weights_only=False)
+        exit_with(parent)
         _on_device(fabric, hardware, arguments).run(checkpoint, report)
     except DnrError as error:
         report(error)
