@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from benchmarks import references
 from benchmarks.common import figure, interleaved, ratios, seconds
 from benchmarks.inference import random_lists
 from dnrlib.data import resolve
 from dnrlib.engines import cores
+from dnrlib.estimators import gradient_variance
 from dnrlib.lists import CandidateLists
 from dnrlib.parallel import Hardware, train
 from dnrlib.prepare import DataConfig, prepare
@@ -167,37 +167,19 @@ def _epoch(lists: CandidateLists) -> list[Figure]:
 def _estimators(part: CandidateLists, quick: bool) -> list[Figure]:
     """Variance of the gradient of θ: one pass over two, for a reranker after an epoch."""
     lists = part[: 512 if quick else 4096]
-    trainer = Trainer(_reranker(lists), lists, lists[:64], replace(DNR, clip=1e9))
+    trainer = Trainer(_reranker(lists), lists, lists[:64], DNR)
     trainer.epoch(1, lambda _: None)
-    values = []
-    for round_ in range(2 if quick else 5):
-        mixed, exact = (
-            _variance(trainer, estimator, 20 if quick else 100, round_)
-            for estimator in ("mixed", "exact")
+    share = DNR.lambda_m / (1 + DNR.lambda_m)
+    found = [gradient_variance(trainer, 20 if quick else 200, seed=seed) for seed in range(3)]
+    return [
+        figure(
+            TOPIC, "variance of the gradient, one pass over two",
+            [variance.mixed(share) / variance.exact for variance in found], "x",
+            "phase one, summed over the weights, after an epoch",
+            reference="for equal and uncorrelated gradients (1 + λ)² / (1 + λ²) = "
+            f"{(1 + DNR.lambda_m) ** 2 / (1 + DNR.lambda_m**2):.2f}",
         )
-        values.append(mixed / exact)
-    how = f"batches of {DNR.batch_size}, phase one, trace of the covariance, after an epoch"
-    return [figure(TOPIC, "variance of the gradient, one pass over two", values, "x", how,
-                   reference="for equal and uncorrelated gradients (1 + λ)² / (1 + λ²) = "
-                   f"{(1 + DNR.lambda_m) ** 2 / (1 + DNR.lambda_m**2):.2f}")]  # fmt: skip
-
-
-def _variance(trainer: Trainer, estimator: str, draws: int, seed: int) -> float:
-    """Sum over the weights of the variance of their gradient over random batches."""
-    trainer.config = replace(trainer.config, estimator=estimator)
-    rate, trainer.optimiser.param_groups[0]["lr"] = trainer.optimiser.param_groups[0]["lr"], 0.0
-    decay = trainer.optimiser.param_groups[0]["weight_decay"]
-    trainer.optimiser.param_groups[0]["weight_decay"] = 0.0
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    gradients: list[Tensor] = []
-    for _ in range(draws):
-        index = torch.randperm(len(trainer.lists), generator=generator)[: DNR.batch_size]
-        trainer.step(trainer.lists[index], phase=1)
-        weights = trainer.reranker.parameters()
-        gradients.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
-    trainer.optimiser.param_groups[0].update(lr=rate, weight_decay=decay)
-    return float(torch.stack(gradients).double().var(dim=0).sum())
+    ]  # fmt: skip
 
 
 # Several seeds ----------------------------------------------------------------------------
