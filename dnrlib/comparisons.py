@@ -13,7 +13,7 @@ from dnrlib.errors import DataError
 from dnrlib.experiments import load_experiment
 from dnrlib.identity import code_hash, hash_of
 from dnrlib.records import RESULTS, Record, load_records
-from dnrlib.statistics import Interval, mean_interval, paired_difference
+from dnrlib.statistics import Interval, mean_interval, paired_difference, seed_difference
 
 
 def recorded(experiment: str, results: Path | None = None) -> list[Record]:
@@ -88,6 +88,21 @@ def gain(
     seeds = sorted({record.seed for record in both if record.best_epoch}) or [0]
     first, second = (per_seed(_of_seeds(group, seeds), metric) for group in (records, reference))
     return paired_difference(first, second)
+
+
+def gain_over_seeds(
+    records: Sequence[Record], reference: Sequence[Record], metric: str = "ndcg@6"
+) -> Interval:
+    """As `gain`, with Student's interval over the seeds (`dnrlib.statistics.seed_difference`).
+
+    Raises:
+        DataError: as in `gain`.
+        ConfigError: fewer than two seeds.
+    """
+    per_seed([*records, *reference], metric)
+    seeds = sorted({record.seed for record in [*records, *reference]})
+    first, second = (per_seed(_of_seeds(group, seeds), metric) for group in (records, reference))
+    return seed_difference(first, second)
 
 
 def _of_seeds(records: Sequence[Record], seeds: list[int]) -> list[Record]:

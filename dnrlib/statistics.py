@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy.stats import t as student
 
 from dnrlib.errors import ConfigError
 
@@ -92,6 +93,34 @@ def mean_interval(
     means = _resampled_means(rows, groups, resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(rows.mean().item(), low.item(), high.item(), rows.shape[1], dropped)
+
+
+def seed_difference(
+    a: Float[np.ndarray, ...],
+    b: Float[np.ndarray, ...],
+    confidence: float = 0.95,
+) -> Interval:
+    """Mean of a - b with Student's interval over the seeds, each seed one observation.
+
+    The lists are taken as they are: what the interval speaks of is training again on these lists.
+    Unlike the bootstrap it keeps its coverage with few seeds, if their differences are about
+    normal.
+
+    Args:
+        a, b: [seeds, lists], a metric of two systems on the same lists; the seeds are paired.
+
+    Raises:
+        ConfigError: the shapes differ, or there are fewer than two seeds.
+    """
+    if a.shape != b.shape or a.ndim != 2 or len(a) < 2:
+        raise ConfigError(
+            f"a and b must be [seeds, lists] of two seeds or more, got {a.shape} and {b.shape}"
+        )
+    kept = ~np.isnan(a - b).any(0)
+    means = (a - b)[:, kept].mean(1)
+    half = student.ppf((1 + confidence) / 2, len(means) - 1) * means.std(ddof=1) / len(means) ** 0.5
+    mean = means.mean().item()
+    return Interval(mean, mean - half, mean + half, int(kept.sum()), int((~kept).sum()))
 
 
 def _check(

@@ -162,3 +162,13 @@ def test_settings_other_than_the_protocol_group_a_table():
     table = comparisons.table(gains, "+")
     assert table[0]["100 lists"] == f"{gains['100 lists']['concat']:+}"
     assert table[0]["100 lists"].startswith("+")
+
+
+def test_a_gain_over_seeds_pairs_the_seeds():
+    better = [record(seed=seed, quality=0.6) for seed in (1, 0, 2)]
+    worse = [record(seed=seed) for seed in (0, 1, 2)]
+    found = comparisons.gain_over_seeds(better, worse)
+    assert found.mean == pytest.approx(comparisons.gain(better, worse).mean)
+    assert found.low < found.mean < found.high
+    with pytest.raises(DataError, match="cannot be paired"):
+        comparisons.gain_over_seeds(better, worse[:2])

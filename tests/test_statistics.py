@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from dnrlib.errors import ConfigError
-from dnrlib.statistics import Interval, mean_interval, paired_difference
+from dnrlib.statistics import Interval, mean_interval, paired_difference, seed_difference
 
 
 def normal(*shape, seed=0):
@@ -180,3 +180,33 @@ def test_bad_options_are_named(options):
 def test_no_list_left(values):
     with pytest.raises(ConfigError, match="no list is left"):
         mean_interval(values)
+
+
+def test_the_interval_over_seeds_is_students():
+    a, b = normal(5, 40), normal(5, 40, seed=1)
+    found = seed_difference(a, b, confidence=0.9)
+    theirs = scipy.stats.ttest_rel(a.mean(1), b.mean(1)).confidence_interval(0.9)
+    assert ends(found) == pytest.approx((theirs.low, theirs.high))
+    assert (found.mean, found.lists, found.dropped) == (pytest.approx((a - b).mean()), 40, 0)
+    a[0, 3] = np.nan
+    found = seed_difference(a, b)
+    assert (found.lists, found.dropped) == (39, 1)
+    assert found.mean == pytest.approx(np.delete(a - b, 3, axis=1).mean())
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_over_few_seeds_covers_what_it_says(seeds):
+    """Where the seeds vary and the lists do not: the case in which the bootstrap is too narrow."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        a = rng.normal(0.3, 1, size=(seeds, 1)) + np.zeros((seeds, 20))
+        found = seed_difference(a, np.zeros_like(a))
+        hits += found.low <= 0.3 <= found.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (9,)])
+def test_one_seed_has_no_interval(shape):
+    with pytest.raises(ConfigError, match="two seeds or more"):
+        seed_difference(np.zeros(shape), np.zeros(shape))
