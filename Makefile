@@ -12,7 +12,7 @@ SITE  := _build/html
 PROFILES := $(basename $(notdir $(wildcard book/profiles/*.yml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book serve test lint format lock clean distclean
+.PHONY: help install book serve test bench lint format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ serve: $(READY)  ## serve the rendered site on this machine
 
 test: $(READY)  ## run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+bench: $(READY)  ## measure speed and memory (half an hour, on a quiet machine); GROUPS=training for one
+	@$(BIN)/python -m benchmarks $(GROUPS)
 
 lint: $(READY)  ## check style and types
 	@$(BIN)/ruff check .

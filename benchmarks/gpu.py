@@ -28,7 +28,7 @@ LISTS = 73_287
 def measure(quick: bool) -> list[Figure]:
     """Seconds of an epoch of PRM with DNR-B, phase two, for each precision, plain and compiled."""
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    lists = random_lists(1_000 if quick else LISTS)
+    lists = random_lists(300 if quick else LISTS)
     name = torch.cuda.get_device_name() if accelerator == "cuda" else "CPU"
     rows = []
     for precision in ("32-true", "bf16-mixed"):

@@ -6,6 +6,7 @@ import jaxtyping
 import pytest
 import torch
 from test_training import DIRECT, DNR, TRAIN, VALIDATION, Spoiled, prm, untimed, weights
+from torch import nn
 
 from dnrlib.errors import ConfigError, TrainingError
 from dnrlib.parallel import Hardware, fabric_of, train
@@ -123,6 +124,11 @@ def test_hardware_that_is_not_there_is_refused(wrong, message):
         Hardware(**wrong)
 
 
+def test_every_process_needs_a_validation_list():
+    with pytest.raises(ConfigError, match="devices = 2: more than the 1 validation lists"):
+        train(prm(), TRAIN, VALIDATION[:1], DIRECT, 0, TWO)
+
+
 def test_fabric_is_asked_for_by_name_where_it_is_missing(monkeypatch):
     import sys
 
@@ -130,3 +136,45 @@ def test_fabric_is_asked_for_by_name_where_it_is_missing(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match="pip install lightning-fabric"):
         fabric_of(TWO)
+
+
+class Waiting(nn.Module):
+    """A reranker that looks at a number, for which a GPU would have to be waited."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch, scores):
+        return scores * self.w if scores.max() > 0.5 else -scores * self.w
+
+
+def steps_without_a_device(config, reranker):
+    """Both phases' steps on tensors that have no values and a device of their own.
+
+    A look at a value fails there, and so does an operation with a tensor of the CPU.
+    """
+    made = Trainer(reranker.to("meta"), TRAIN.to("meta"), VALIDATION.to("meta"), config)
+    made._descend = lambda objective, *_: objective.backward()  # the optimisers know no such device
+    for phase in (1, 2):
+        batch, weight = next(made.batches(1))
+        losses = made.step(batch, phase if made.generator else 1, weight)
+        assert {loss.device.type for loss in losses.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("score_use", ["none", "rank", "concat", "add", "weight"])
+@pytest.mark.parametrize("config", [
+    DIRECT,
+    replace(DNR, noise="gaussian"),
+    replace(DNR, noise="gaussian", likelihood="softmax", regulariser="pooled", generator="scores"),
+    replace(DNR, noise="gaussian", estimator="exact"),
+], ids=["direct", "DNR", "others", "exact"])  # fmt: skip
+def test_a_step_never_waits_for_the_device_and_stays_on_it(config, score_use):
+    if score_use in ("none", "rank"):
+        config = replace(config, generator="none")
+    steps_without_a_device(config, prm(score_use=score_use))
+
+
+def test_a_step_that_waits_would_be_seen():
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        steps_without_a_device(DIRECT, Waiting())
