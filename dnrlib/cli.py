@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import webbrowser
 from dataclasses import replace
@@ -18,8 +19,10 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
+from dnrlib.environment import cores
 from dnrlib.errors import ConfigError, DataError, DnrError, TrainingError
 from dnrlib.identity import code_hash, from_dict, hash_of
+from dnrlib.units import duration
 
 HELP = """Denoising training for rerankers, and the book that reproduces the paper.
 
@@ -98,12 +101,14 @@ def data_prepare(
     settings: Annotated[list[str] | None, _settings_option("history=10")] = None,
 ) -> None:
     """Make candidate lists and say what is in them."""
+    from dnrlib.costs import note_sizes
     from dnrlib.experiments import merge
     from dnrlib.prepare import DataConfig, prepare
 
     named = {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever}
     config = from_dict(DataConfig, merge(named, _settings(settings)))
     lists = prepare(config, say=console.print)
+    note_sizes(config, lists)
     columns = ("split", "lists", "liked", "score", "reversed", "AUC", "of unshown", "of shown")
     table = Table(*columns, title=config.what)
     for name, row in _score_alone(lists).items():
@@ -120,6 +125,39 @@ def data_prepare(
     if out:
         lists.save(out)
         console.print(f"Saved to {out}")
+
+
+@data_app.command("stream")
+def data_stream(
+    source: Annotated[
+        Path, typer.Argument(help="Parquet file or folder: user, item, rating, time.")
+    ],
+    protocol: Protocol = "shown+sampled",
+    retriever: Scheme = "earlier",
+    out: Annotated[Path, typer.Option(help="The folder of all that is made.")] = Path(
+        "data/prepared"
+    ),
+    parts: Annotated[
+        int, typer.Option(min=0, help="Of the log, at most; 0: one for each million rows.")
+    ] = 0,
+    index: Annotated[
+        str, typer.Option(help="How the catalogue is searched: exact, or faiss for a large one.")
+    ] = "exact",
+    settings: Annotated[list[str] | None, _settings_option("core=10")] = None,
+) -> None:
+    """Make candidate lists of a log larger than memory. Given again, it goes on where it was."""
+    from dnrlib.experiments import merge
+    from dnrlib.prepare import DataConfig
+    from dnrlib.retriever import ExactIndex, FaissIndex
+    from dnrlib.shards import prepare_streaming
+
+    indices: dict[str, Any] = {"exact": ExactIndex, "faiss": FaissIndex}
+    if index not in indices:
+        raise ConfigError(f"index = {index!r}: choose one of {', '.join(indices)}")
+    named = {"dataset": source.stem, "protocol": protocol, "retriever": retriever}
+    config = from_dict(DataConfig, merge(named, _settings(settings)))
+    shards = prepare_streaming(config, source, out, parts, indices[index], console.print)
+    console.print(f"{len(shards)} files of candidate lists in {shards[0].parent}")
 
 
 def _score_alone(lists: Any) -> dict[str, tuple[str, ...]]:
@@ -159,9 +197,25 @@ def train(
     train_lists: Annotated[
         int, typer.Option(min=0, help="Use at most so many training lists; 0: all.")
     ] = 0,
+    accelerator: Annotated[
+        str, typer.Option(help="cpu, cuda, or auto (cuda where it is there).")
+    ] = "auto",
+    devices: Annotated[
+        str,
+        typer.Option(
+            help="So many processes of a CPU or GPUs; auto: all, but one process for a short run."
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="32-true, bf16-mixed or, on GPUs, 16-mixed.")
+    ] = "32-true",
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile the model first.")
+    ] = False,
     settings: Annotated[list[str] | None, _settings_option("training.lambda_c=0.3")] = None,
 ) -> None:
     """Train and record one run. Given again after an interruption, it goes on."""
+    from dnrlib.costs import choose
     from dnrlib.experiments import METHODS, merge, run, run_config
 
     named: dict[str, Any] = {
@@ -174,10 +228,22 @@ def train(
     if "reranker" not in METHODS.get(method, {}):
         named["reranker"] = reranker
     config = run_config(merge(named, _settings(settings)))
+    hardware = partial(
+        choose, accelerator=accelerator, devices=devices, precision=precision, compile=compile
+    )
+    _use_all_cores()
     with _Display() as display:
-        record = run(config, on_progress=display.show, say=display.say)
+        record = run(config, on_progress=display.show, say=display.say, hardware=hardware)
     _print_metrics(record)
     console.print(f"Recorded as {_find(record.run)}")
+
+
+def _use_all_cores() -> None:
+    """Torch counts no second thread of a core, and a cluster's cores that are others'."""
+    if not os.environ.get("OMP_NUM_THREADS"):
+        import torch
+
+        torch.set_num_threads(cores())
 
 
 class _Display:
@@ -273,6 +339,23 @@ def evaluate(
     console.print(f"Largest difference from the record on the test lists: {off:.2g}")
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run's name, or the path of its record.")],
+    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+) -> None:
+    """Write a run's reranker as an ONNX file, checked under ONNX Runtime on its own test lists."""
+    from dnrlib.experiments import load_reranker
+    from dnrlib.export import save_onnx
+    from dnrlib.prepare import DataConfig, prepare
+    from dnrlib.records import Record
+
+    record = Record.load(Path(run) if run.endswith(".json") else _find(run))
+    lists = prepare(from_dict(DataConfig, record.config["data"]), say=console.print)
+    off = save_onnx(load_reranker(record, lists), lists.of_split("test")[:256], out)
+    console.print(f"Saved to {out}. Largest difference from PyTorch: {off:.2g}")
+
+
 def _find(run: str) -> Path:
     from dnrlib.records import RESULTS
 
@@ -302,11 +385,12 @@ def reproduce(
     gpus_per_run: Annotated[
         float | None, typer.Option(help="ray: GPUs of a run, such as 0.25; 0 if not given.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only list the runs.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only list the runs, and what they would take.")
+    ] = False,
 ) -> None:
     """Do every run of an experiment that is not recorded yet."""
-    from dnrlib.experiments import load_experiment
-    from dnrlib.records import load_records
+    from dnrlib.experiments import load_experiment, took
 
     execute = _engine(
         engine, workers=workers, address=address, cpus_per_run=cpus_per_run,
@@ -315,19 +399,49 @@ def reproduce(
 
     configs = load_experiment(experiment)
     if plan:
-        codes = {hash_of(record.config): record.code for record in load_records()}
-        states = {None: "", code_hash(): "yes"}
-        table = Table(
-            "data", "method", "seed", "recorded", title=f"{experiment}: {len(configs)} runs"
-        )
-        for config in configs:
-            state = states.get(codes.get(hash_of(config)), "by other code")
-            table.add_row(config.data.what, config.method, str(config.seed), state)
-        console.print(table)
+        _print_plan(experiment, configs, workers or 4, engine)
         return
     for number, record in enumerate(execute(configs, experiment), start=1):
         result = _number(record.metrics["test"]["ndcg@6"])
-        console.print(f"[{number}/{len(configs)}] {record.run}: test NDCG@6 {result}", markup=False)
+        done = f"[{number}/{len(configs)}] {record.run}: test NDCG@6 {result}, {took(record)}"
+        console.print(done, markup=False)
+
+
+def _print_plan(experiment: str, configs: list[Any], workers: int, engine: str) -> None:
+    from dnrlib.costs import side_by_side
+    from dnrlib.engines import plan
+    from dnrlib.records import load_records
+
+    records = [*load_records()]
+    estimates = plan(configs, workers, records)
+    codes = {hash_of(record.config): record.code for record in records}
+    states = {None: "", code_hash(): "yes"}
+    columns = ("data", "method", "seed", "recorded", "time", "memory")
+    table = Table(*columns, title=f"{experiment}: {len(configs)} runs")
+    left = []
+    for config, estimate in zip(configs, estimates, strict=True):
+        state = states.get(codes.get(hash_of(config)), "by other code")
+        if state != "yes":
+            left.append(estimate)
+        table.add_row(config.data.what, config.method, str(config.seed), state, *_cells(estimate))
+    console.print(table)
+    for why in sorted({one for one in estimates if isinstance(one, str)}):
+        console.print(f"–: {why}", markup=False)
+    known = [one.seconds for one in left if not isinstance(one, str)]
+    console.print(f"To do: {len(left)} runs, of which {len(known)} are predicted")
+    if engine != "local":
+        console.print("Times are of this machine; those of the cluster are not known")
+    elif known:
+        total = duration(side_by_side(known, workers))
+        console.print(
+            f"Predicted for these with --workers {workers}, once lists are prepared: {total}"
+        )
+
+
+def _cells(estimate: Any) -> tuple[str, str]:
+    if isinstance(estimate, str):
+        return "–", "–"
+    return duration(estimate.seconds), f"{estimate.memory_mib:,.0f} MiB"
 
 
 def _engine(name: str, **options: Any) -> Any:
@@ -354,9 +468,13 @@ def book(
         typer.Option("-p", metavar="KEY VALUE", help="A parameter of the chapter, as YAML."),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the result in a browser.")] = False,
+    durations: Annotated[
+        bool,
+        typer.Option("--record-durations", help="Also write book/durations.json, to predict from."),
+    ] = False,
 ) -> None:
     """Execute the chapters with papermill and render the site."""
-    from dnrlib.book import build, parse_parameters, run_chapter
+    from dnrlib.book import build, parse_parameters, record_durations, run_chapter
 
     if parameter and not chapter:
         raise ConfigError("-p needs --chapter NAME: which chapter is the parameter for?")
@@ -366,6 +484,8 @@ def book(
         page = run_chapter(chapter, parse_parameters(pairs), profile, name)
     else:
         page = build(profile, name)
+    if durations:
+        console.print(f"Wrote {record_durations()}")
     console.print(f"Open {page}")
     if show:
         webbrowser.open(page.as_uri())

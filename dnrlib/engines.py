@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import pickle
 import socket
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -19,7 +18,20 @@ from typing import Any
 
 import torch
 
-from dnrlib.environment import commit
+from dnrlib.costs import (
+    Estimate,
+    Place,
+    Rates,
+    Work,
+    keep_rates,
+    known_rates,
+    known_sizes,
+    measure,
+    note_sizes,
+    predict,
+    start_of,
+)
+from dnrlib.environment import commit, cores
 from dnrlib.errors import ConfigError, DnrError
 from dnrlib.experiments import (
     RUNS,
@@ -30,9 +42,11 @@ from dnrlib.experiments import (
     run,
     run_name,
     save,
+    work_of,
 )  # fmt: skip
 from dnrlib.identity import code_hash, hash_of
 from dnrlib.lists import CandidateLists
+from dnrlib.parallel import Hardware, exit_with
 from dnrlib.prepare import DataConfig, prepare
 from dnrlib.records import Record
 from dnrlib.training import Progress
@@ -42,6 +56,9 @@ RETRIES = 3
 CONNECT_SECONDS = 10
 LOOK_EVERY = 30
 """Seconds without a finished run after which to look whether the cluster still has room for one."""
+
+UNKNOWN = "not known: the lists were not prepared here, and no record has their sizes"
+"""What a plan says of a run of which not even the sizes are known."""
 
 Folders = tuple[Path | None, Path | None, str]
 """``results``, ``runs`` and ``group``, as in `dnrlib.experiments.run`."""
@@ -79,23 +96,6 @@ def _outcome(result: Callable[[], Record]) -> Record | Exception:
         return error
 
 
-def _attempt(task: Callable[..., Any], *arguments: Any) -> Any:
-    """Do the task; an error that cannot be pickled would take the other runs with it."""
-    try:
-        return task(*arguments)
-    except Exception as error:
-        if _can_be_pickled(error):
-            raise
-        raise DnrError(str(error)) from error
-
-
-def _can_be_pickled(error: Exception) -> bool:
-    try:
-        return isinstance(pickle.loads(pickle.dumps(error)), Exception)
-    except Exception:
-        return False
-
-
 # Processes of this machine ----------------------------------------------------------------
 
 
@@ -123,7 +123,7 @@ def run_locally(
         ConfigError, DataError, TrainingError: as preparing does, or the first run that failed.
     """
     for data in _data_of(configs).values():
-        prepare(data, say=print)
+        note_sizes(data, prepare(data, say=print))
     finished = _in_processes(configs, workers, (results, runs, group), on_progress)
     with closing(finished):
         yield from _successes(finished)
@@ -132,12 +132,9 @@ def run_locally(
 def _in_processes(
     configs: list[RunConfig], workers: int, folders: Folders, on_progress: Hook
 ) -> Finished:
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads,
-        initargs=(threads_each(workers),),
-    )  # fmt: skip
+    pool = _pool(workers)
     futures = {
-        pool.submit(_attempt, _run, config, folders, on_progress): config for config in configs
+        pool.submit(_run, config, folders, workers, on_progress): config for config in configs
     }
     try:
         for future in as_completed(futures):
@@ -146,14 +143,18 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _run(config: RunConfig, folders: Folders, on_progress: Hook) -> Record:
-    return run(config, *folders, on_progress=partial(on_progress, config))
+def _pool(workers: int) -> ProcessPoolExecutor:
+    given = (threads_each(workers), os.getpid())
+    return ProcessPoolExecutor(workers, get_context("spawn"), _begin, given)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def _begin(threads: int, parent: int) -> None:
+    exit_with(parent)
+    torch.set_num_threads(threads)
+
+
+def _run(config: RunConfig, folders: Folders, workers: int, on_progress: Hook) -> Record:
+    return run(config, *folders, on_progress=partial(on_progress, config), workers=workers)
 
 
 def threads_each(workers: int) -> int:
@@ -161,6 +162,64 @@ def threads_each(workers: int) -> int:
     share = max(1, cores() // workers)
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(share, max(1, int(limit))) if limit.isdecimal() else share
+
+
+def plan(
+    configs: list[RunConfig], workers: int = 4, records: Sequence[Record] = ()
+) -> list[Estimate | str]:
+    """What each run would take with so many side by side here; a text says why it is not known.
+
+    Nothing is prepared or trained; rates that are not known yet are measured, some seconds each,
+    with as many processes at work as there will be.
+
+    Args:
+        records: from which to learn the sizes of lists that were not prepared here.
+    """
+    place = Place(Hardware(), threads_each(workers), workers)
+    sizes = {key: known_sizes(data, records) for key, data in _data_of(configs).items()}
+    works = [
+        (work_of(config, size), start) if size else None
+        for config in configs
+        for size, start in [sizes[hash_of(config.data)]]
+    ]
+    kinds = {hash_of(work.kind): work for work, _ in filter(None, works)}
+    known = _rates_of(kinds, place)
+    return [_planned(known, place, *work) if work else UNKNOWN for work in works]
+
+
+def _planned(
+    known: dict[str, Rates | str], place: Place, work: Work, start_mib: float | None
+) -> Estimate | str:
+    found = known[hash_of(work.kind)]
+    if isinstance(found, str):
+        return found
+    start_mib = max(start_mib or 0.0, start_of(work.sizes))
+    return predict(work, found, place, start_mib=start_mib)
+
+
+def _rates_of(kinds: dict[str, Work], place: Place) -> dict[str, Rates | str]:
+    known: dict[str, Rates | str] = {
+        key: found for key, work in kinds.items() if (found := known_rates(work, place))
+    }
+    if missing := {key: work for key, work in kinds.items() if key not in known}:
+        print(f"Measuring {len(missing)} kinds of runs on this machine", file=sys.stderr)
+        tasks = [*missing.values()]
+        # The last once more for each other worker: it too is measured while all are at work.
+        tasks += tasks[-1:] * (place.workers - 1)
+        with _pool(place.workers) as pool:
+            measured = list(pool.map(_rates_or_why, tasks, [place] * len(tasks)))
+        for (key, work), outcome in zip(missing.items(), measured, strict=False):
+            known[key] = outcome
+            if isinstance(outcome, Rates):
+                keep_rates(work, place, outcome)
+    return known
+
+
+def _rates_or_why(work: Work, place: Place) -> Rates | str:
+    try:
+        return measure(work, place.hardware)
+    except DnrError as error:
+        return f"not known: {error}"
 
 
 # A Ray cluster ----------------------------------------------------------------------------
@@ -297,7 +356,7 @@ def _as_tasks(
     folders: Folders,
     on_progress: Hook,
 ) -> Finished:
-    task = ray.remote(_attempt)
+    task = ray.remote(_compute)
     options = {
         "num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"], "max_retries": RETRIES,
         # Besides lost workers; a run's own code raises none of these.
@@ -307,7 +366,7 @@ def _as_tasks(
     checkpoints.mkdir(parents=True, exist_ok=True)
     pending = {}
     for name, config in todo.items():
-        given = (_compute, config, lists[hash_of(config.data)], code_hash(), wanted)
+        given = (config, lists[hash_of(config.data)], code_hash(), wanted)
         begun = task.options(name=name, **options)
         pending[begun.remote(*given, checkpoints / name, on_progress)] = config
     made_of = commit()
@@ -339,8 +398,8 @@ def _compute(
     torch.set_num_threads(max(1, int(wanted["CPU"])))
     shared = os.access(folder.parent, os.W_OK)
     checkpoint = folder / "checkpoint.pt" if shared else None
-    device = "cuda" if wanted["GPU"] else "cpu"
-    return compute(config, lists, checkpoint, device, on_progress=partial(on_progress, config))
+    hardware = Hardware("cuda" if wanted["GPU"] else "cpu")
+    return compute(config, lists, checkpoint, hardware, partial(on_progress, config))
 
 
 def _collect(ray: Any, done: Any, made_of: str, folders: Folders) -> Record:

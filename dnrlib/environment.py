@@ -27,8 +27,13 @@ def commit(root: Path | str = ".") -> str:
 
 def machine() -> str:
     """Processor and number of cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()}"
+    return f"{_processor()}, {cores()} cores, {platform.system()}"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def versions(packages: Iterable[str] = ("torch", "numpy")) -> dict[str, str]:

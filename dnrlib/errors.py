@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class DnrError(Exception):
@@ -25,7 +26,11 @@ class DataError(DnrError):
     def __init__(self, path: Path | str, reason: str, line: int | None = None):
         where = f"{path}, line {line}" if line else f"{path}"
         super().__init__(f"{where}: {reason}")
-        self.path, self.line = path, line
+        self.path, self.reason, self.line = path, reason, line
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its arguments; by default an error is made again from its text alone."""
+        return type(self), (self.path, self.reason, self.line)
 
 
 class TrainingError(DnrError):

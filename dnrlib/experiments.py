@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +9,7 @@ from datetime import datetime, timezone
 from functools import reduce
 from itertools import product
 from pathlib import Path
+from resource import RUSAGE_CHILDREN
 from typing import Any
 
 import torch
@@ -19,13 +18,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dnrlib.environment import commit, machine, versions
-from dnrlib.errors import ConfigError, DataError
+from dnrlib.costs import (
+    Estimate,
+    Place,
+    Sizes,
+    Work,
+    bare_mib,
+    epochs_done,
+    note_sizes,
+    peak_mib,
+    predict,
+    rates,
+    resident_mib,
+)  # fmt: skip
+from dnrlib.environment import commit, cores, machine, versions
+from dnrlib.errors import ConfigError, DataError, DnrError
 from dnrlib.files import replacing
 from dnrlib.identity import code_hash, from_dict, hash_of
 from dnrlib.lists import CandidateLists
 from dnrlib.metrics import pooled_auc, ranking, summarise
 from dnrlib.noise import MLPNoise
+from dnrlib.parallel import Hardware, train
 from dnrlib.prepare import DataConfig, prepare
 from dnrlib.records import RESULTS, Record, ranked_record
 from dnrlib.rerankers import build
@@ -112,7 +125,12 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def run_name(config: RunConfig, lists: CandidateLists) -> str:
-    """Data set, protocol, method and seed, and the hash of configuration, data and code."""
+    """Data set, protocol, method and seed, and the hash of configuration, data and code.
+
+    The hardware is no part of it: it changes rounding and, on several devices, which random
+    numbers are drawn, but not what is computed. A run that was begun on one can go on on another,
+    and its record says on which it ended.
+    """
     identity = hash_of(config, lists.fingerprint, code_hash())
     parts = (config.data.dataset, config.data.protocol, config.method, config.seed, identity)
     return ".".join(str(part) for part in parts)
@@ -125,8 +143,12 @@ def run(
     group: str = "",
     on_progress: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda text: None,
+    hardware: Hardware | Callable[[Work], Hardware] | None = None,
+    workers: int = 1,
 ) -> Record:
     """Do a run, or go on with it, or return its record if it is done.
+
+    Says what it will take before it begins, and in the end what it took.
 
     Args:
         results: the folder of records, by default results/; all below it is looked through.
@@ -134,6 +156,9 @@ def run(
         group: the folder below ``results`` in which to write the record.
         on_progress: told how training goes.
         say: told what is being done besides.
+        hardware: on what to train, or how to choose that (`dnrlib.costs.choose`); by default one
+            process on the CPU.
+        workers: runs side by side on this machine, which the prediction takes into account.
 
     Raises:
         ConfigError, DataError, TrainingError: as preparing and training do.
@@ -144,9 +169,48 @@ def run(
         say(f"{name} is recorded already")
         return record
     checkpoint = (runs or RUNS) / name / "checkpoint.pt"
-    record, weights = compute(config, lists, checkpoint, on_progress=on_progress, say=say)
+    note_sizes(config.data, lists)
+    work = work_of(config, Sizes.of_lists(lists))
+    chosen = hardware(work) if callable(hardware) else hardware or Hardware()
+    estimate = _estimate(work, Place(chosen, workers=workers), checkpoint, say)
+    record, weights = compute(config, lists, checkpoint, chosen, on_progress, say, estimate)
     save(record, weights, results, runs, group)
+    say(f"Took {took(record)}")
     return record
+
+
+def work_of(config: RunConfig, sizes: Sizes) -> Work:
+    """What of a run decides how long it takes."""
+    return Work(config.reranker, config.options, config.training, sizes)
+
+
+def _estimate(
+    work: Work, place: Place, checkpoint: Path, say: Callable[[str], None]
+) -> Estimate | None:
+    """What is left to do; None, with the reason said, if that cannot be measured."""
+    bare_mib()
+    start_mib = resident_mib()
+    try:
+        known = rates(work, place)
+    except DnrError as error:
+        say(f"Not predicted: {error}")
+        return None
+    done = epochs_done(checkpoint if checkpoint.exists() else None)
+    estimate = predict(work, known, place, done, start_mib)
+    # What preparing took counts too: the record holds the most memory of the whole process.
+    estimate = replace(estimate, memory_mib=max(estimate.memory_mib, peak_mib()))
+    say(f"Predicted: {estimate} on {place.hardware.devices} x {place.hardware.accelerator}")
+    return estimate
+
+
+def took(record: Record) -> str:
+    """Time and memory of a run, with what was predicted if anything was."""
+    cost = record.cost
+    actual = Estimate(float(cost["seconds"]), float(cost["peak_memory_mib"]))
+    if "predicted_seconds" not in cost:
+        return str(actual)
+    expected = Estimate(float(cost["predicted_seconds"]), float(cost["predicted_memory_mib"]))
+    return f"{actual} (predicted: {expected})"
 
 
 def recorded(name: str, results: Path | None = None) -> Record | None:
@@ -163,35 +227,39 @@ def compute(
     config: RunConfig,
     lists: CandidateLists,
     checkpoint: Path | None = None,
-    device: str = "cpu",
+    hardware: Hardware | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda text: None,
+    estimate: Estimate | None = None,
 ) -> tuple[Record, Weights]:
     """Do a run on lists that are at hand; nothing but the checkpoint is read or written.
 
     Args:
         checkpoint: where training leaves what the next epoch needs, and goes on from if it is
             there; None: nowhere.
-        device: where the reranker is trained and scores, such as ``cuda``.
+        hardware: on what to train; by default one process on the CPU.
+        estimate: what the run was predicted to take, for its record.
 
     Raises:
         ConfigError, DataError, TrainingError: as training does.
     """
+    hardware = hardware or Hardware()
     torch.manual_seed(config.seed)
-    reranker = build(config.reranker, lists, **config.options).to(device)
+    reranker = build(config.reranker, lists, **config.options)
     began = time.perf_counter()
-    trainer = _train(reranker, lists, config, device, checkpoint, on_progress, say)
+    trainer = _train(reranker, lists, config, hardware, checkpoint, on_progress, say)
+    reranker.to(hardware.device)
     record = Record(
         run=run_name(config, lists),
         method=config.method,
         config=asdict(config),
         code=code_hash(),
         data=_describe(lists),
-        **evaluate(reranker, lists, device),
+        **evaluate(reranker, lists, hardware.device),
         curves=[asdict(row) for row in trainer.curves] if trainer else [],
         best_epoch=trainer.best_epoch if trainer else 0,
-        cost=_cost(reranker, trainer, time.perf_counter() - began),
-        made=provenance(device),
+        cost=_cost(reranker, trainer, time.perf_counter() - began, hardware, estimate),
+        made=provenance(hardware),
     )
     modules = {"reranker": reranker, "generator": trainer.generator} if trainer else {}
     return record, {part: _on_cpu(module) for part, module in modules.items() if module is not None}
@@ -220,7 +288,7 @@ def _train(
     reranker: nn.Module,
     lists: CandidateLists,
     config: RunConfig,
-    device: str,
+    hardware: Hardware,
     checkpoint: Path | None,
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
@@ -228,12 +296,12 @@ def _train(
     """Train what can be trained, from the checkpoint where there is one."""
     if not any(True for _ in reranker.parameters()):
         return None
-    train, validation = (lists.of_split(name).to(device) for name in ("train", "validation"))
-    trainer = Trainer(reranker, train, validation, config.training, config.seed)
     if checkpoint and checkpoint.exists():
         say(f"Going on from {checkpoint}")
-    trainer.run(checkpoint, on_progress)
-    return trainer
+    return train(
+        reranker, lists.of_split("train"), lists.of_split("validation"), config.training,
+        config.seed, hardware, checkpoint, on_progress,
+    )  # fmt: skip
 
 
 def evaluate(reranker: nn.Module, lists: CandidateLists, device: str = "cpu") -> dict[str, Any]:
@@ -259,26 +327,41 @@ def _describe(lists: CandidateLists) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cost(reranker: nn.Module, trainer: Trainer | None, seconds: float) -> dict[str, float]:
+def _cost(
+    reranker: nn.Module,
+    trainer: Trainer | None,
+    seconds: float,
+    hardware: Hardware,
+    estimate: Estimate | None,
+) -> dict[str, float | str | bool]:
     """Wall seconds of this process; speed is the median epoch's, a resumed run's too."""
     speeds = [row.lists_per_second for row in trainer.curves] if trainer else []
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    several = hardware.devices > 1 and trainer is not None
+    predicted = {
+        "predicted_seconds": estimate.seconds, "predicted_memory_mib": estimate.memory_mib
+    } if estimate else {}  # fmt: skip
     return {
         "seconds": seconds,
         "training_seconds": sum(row.seconds for row in trainer.curves) if trainer else 0.0,
         "lists_per_second": sorted(speeds)[len(speeds) // 2] if speeds else 0.0,
-        "peak_memory_mib": peak / 2**20,
+        # Of the processes only the largest is known: no more than so many times as much.
+        "peak_memory_mib": peak_mib() + several * hardware.devices * peak_mib(RUSAGE_CHILDREN),
+        **predicted,
         "parameters": sum(p.numel() for p in reranker.parameters()),
-        "threads": torch.get_num_threads(),
+        "threads": max(1, cores() // hardware.devices) if several else torch.get_num_threads(),
+        "accelerator": hardware.accelerator,
+        "devices": hardware.devices,
+        "precision": hardware.precision,
+        "compiled": hardware.compile,
     }
 
 
-def provenance(device: str = "cpu") -> dict[str, Any]:
+def provenance(hardware: Hardware | None = None) -> dict[str, Any]:
     """When, from which commit, with what and on what."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    accelerator = f", {torch.cuda.get_device_name(device)}" if "cuda" in device else ""
-    where = machine() + accelerator
+    where = machine()
+    if hardware and hardware.accelerator == "cuda":
+        where += f", {hardware.devices} x {torch.cuda.get_device_name()}"
     return {"date": now, "commit": commit(), "machine": where, "versions": versions()}
 
 

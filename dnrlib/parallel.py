@@ -129,6 +129,10 @@ def train(
         trainer.run(checkpoint, on_progress)
         return trainer
     Trainer(*arguments)  # its errors before any process is started
+    if len(validation) < hardware.devices:
+        raise ConfigError(
+            f"devices = {hardware.devices}: more than the {len(validation)} validation lists"
+        )
     with tempfile.TemporaryDirectory() as folder:
         job, checkpoint = Path(folder) / "job.pt", checkpoint or Path(folder) / "checkpoint.pt"
         torch.save((os.getpid(), hardware, arguments), job)

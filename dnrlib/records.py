@@ -34,7 +34,8 @@ class Record:
             metric follows from them.
         curves: one row an epoch.
         best_epoch: by validation NDCG@6, its phase is in ``curves``; 0 if nothing was trained.
-        cost: seconds, lists per second, peak memory in MiB, parameters.
+        cost: seconds, lists per second, peak memory in MiB, parameters, the hardware, and what
+            was predicted (`dnrlib.costs`).
         made: date, commit, machine, versions.
     """
 
@@ -48,7 +49,7 @@ class Record:
     ranked_shown: str
     curves: list[dict[str, Any]]
     best_epoch: int
-    cost: dict[str, float]
+    cost: dict[str, float | str | bool]
     made: dict[str, Any]
 
     @property

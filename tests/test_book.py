@@ -1,5 +1,6 @@
 """The builder accepts a good book and refuses each kind of bad one."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -7,10 +8,19 @@ import pytest
 from matplotlib.figure import Figure
 
 from dnrlib import figures
-from dnrlib.book import BookError, build, check_prose, parse_parameters, run_chapter
+from dnrlib.book import (
+    BookError,
+    build,
+    check_prose,
+    durations,
+    parse_parameters,
+    record_durations,
+    run_chapter,
+)
 from dnrlib.book.notebooks import chapters, defaults, pages, read_chapter
 from dnrlib.book.parameters import fitted, load_profile
 from dnrlib.book.prose import bare_numbers
+from dnrlib.book.provenance import add_provenance
 from dnrlib.book.site import check_site
 from dnrlib.errors import ConfigError
 
@@ -78,7 +88,8 @@ def book(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_good_book_is_built(book, capfd):
-    index = build(root=book(notebook(CHAPTER, TABLE, prose=PROSE)), dataset="simulated")
+    root = book(notebook(CHAPTER, TABLE, prose=PROSE))
+    index = build(root=root, dataset="simulated")
     page = (index.parent / "book/one.html").read_text("utf-8")
     assert 'alt="A line: &quot;up&quot; to 4"' in page
     for shown in (
@@ -93,7 +104,11 @@ def test_a_good_book_is_built(book, capfd):
         assert shown in page
     assert "simulated" in (index.parent / "book/index.html").read_text("utf-8")
     assert (index.parent / "_images/line.svg").is_file()
-    assert "[1/1] one" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "[1/1] one\none: predicted time: not known yet\n" in out
+    assert re.search(r"one: executed in [\d.]+ s \(predicted: not known yet\)\n", out)
+    assert "not known yet" in page
+    assert len(durations.read(root / durations.LAST)["seconds"]) == 1
 
 
 @pytest.mark.slow
@@ -125,6 +140,59 @@ def copy_instead(source: Path, target: Path, *_) -> float:
     target.parent.mkdir(parents=True)
     target.write_bytes(source.read_bytes())
     return 0.0
+
+
+def executed(book_root, monkeypatch, seconds, dataset="simulated", **parameters):
+    """What a chapter that takes so long was predicted to take."""
+    asked = []
+
+    def execute(source, target, parameters, root, profile, predicted):
+        asked.append(predicted)
+        return seconds
+
+    monkeypatch.setattr("dnrlib.book.builder.execute", execute)
+    run_chapter("one", parameters, root=book_root, dataset=dataset)
+    return asked[0]
+
+
+def test_a_chapter_is_predicted_from_its_last_execution(book, monkeypatch, capfd):
+    root = book(notebook())
+    assert executed(root, monkeypatch, 20.0) is None
+    assert executed(root, monkeypatch, 30.0) == 20.0
+    assert "one: executed in 30 s (predicted: 20 s)\n" in capfd.readouterr().out
+    assert executed(root, monkeypatch, 99.0, size=7) is None  # not like the others
+    assert executed(root, monkeypatch, 9.0) == 30.0
+    assert executed(root, monkeypatch, 50.0, dataset="ml-1m") is None
+    assert executed(root, monkeypatch, 9.0) == 9.0
+    (root / durations.LAST).write_text("{")
+    assert executed(root, monkeypatch, 7.0) is None
+    assert executed(root, monkeypatch, 7.0) == 7.0
+
+
+def test_on_another_machine_recorded_durations_are_scaled_by_its_speed(book, monkeypatch):
+    root = book(notebook())
+    with pytest.raises(BookError, match=r"_build/durations.json is not there: execute the chap"):
+        record_durations(root)
+    executed(root, monkeypatch, 20.0)
+    monkeypatch.setattr("dnrlib.book.builder._speed", lambda: 1000.0)
+    assert record_durations(root) == root / "book/durations.json"
+    monkeypatch.setattr("dnrlib.book.durations.machine", lambda: "another")
+    monkeypatch.setattr("dnrlib.book.builder._speed", lambda: 250.0)
+    assert executed(root, monkeypatch, 70.0) == 80.0
+    assert executed(root, monkeypatch, 70.0) == 70.0
+    assert list(durations.read(root / durations.LAST)["seconds"].values()) == [70.0]
+    for damaged in ("", "[]", '{"seconds": 3}', '{"seconds": {"one, quick, auto": "x"}}'):
+        (root / "book/durations.json").write_text(damaged)
+        assert executed(root, monkeypatch, 1.0, dataset=None) is None
+        (root / durations.LAST).unlink()
+
+
+def test_a_page_says_what_was_predicted():
+    for predicted, said in {None: "not known yet", 90.0: "90 s"}.items():
+        page = notebook()
+        add_provenance(page, ROOT, "one", "quick", {}, 61.0, predicted)
+        assert f"- **Predicted:** {said}\n" in page.cells[-1].source
+        assert ", in 61 s\n" in page.cells[-1].source
 
 
 def test_unknown_profile_chapter_and_parameter_are_named(book):

@@ -36,6 +36,7 @@ def prepared(tmp_path_factory):
 def workplace(prepared, tmp_path, monkeypatch):
     """An empty folder for records and checkpoints, with the prepared lists."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the other tests have it
     shutil.copytree(prepared, tmp_path / "data/prepared")
     return tmp_path
 
@@ -65,6 +66,7 @@ def dnr(workplace, capfd):
         ([], ["Denoising training", "data", "train", "evaluate", "reproduce", "book", "130"]),
         (["data"], ["prepare"]),
         (["data", "prepare"], ["noisy-truth", "--out", "history=10"]),
+        (["train"], ["--devices", "--accelerator", "--precision", "--no-compile"]),
         (["train"], ["DNR-B", "training.lambda_c=0.3", "--epochs", "goes on"]),
         (["evaluate"], ["--lists", "record"]),
         (["reproduce"], ["--workers", "--plan", "experiments/", "--engine", "--address"]),
@@ -104,8 +106,15 @@ def test_help_is_fast_and_needs_neither_torch_nor_the_books_packages():
         (["train", *LISTS, "--set", "training.x=3"], 2, "unknown parameter training.x: choose"),
         (["train", *LISTS, "--set", "training.clip=x"], 2, "training.clip = 'x': must be a number"),
         (["train", *LISTS, "--set", "seed=[1"], 2, "cannot read the value '[1'"),
-        (["train", *LISTS, "--set", "options.nosuch=3"], 2, "argument 'nosuch'"),
+        (
+            ["train", *LISTS, "--set", "options.nosuch=3"],
+            2,
+            "unknown parameter options.nosuch of prm: dim",
+        ),
         (["train", *LISTS, "--epochs", "3"], 2, "lambda_e = 5 of 3 epochs"),
+        (["train", *LISTS, "--devices", "x"], 2, "devices = 'x': must be auto or a whole number"),
+        (["train", *LISTS, "--accelerator", "tpu"], 2, "accelerator = 'tpu': choose one of cpu"),
+        (["train", *LISTS, "--precision", "8"], 2, "precision = '8': choose one of 32-true"),
         (["data", "prepare", "--set", "history=x", *LISTS], 2, "history = 'x': must be a whole"),
         (["data", "prepare", "--out", "/dev/null/x", *LISTS], 1, "/dev/null"),
         (["evaluate", "nosuch"], 3, "results: no record of a run 'nosuch'"),
@@ -163,6 +172,9 @@ def test_training_prints_one_line_an_epoch_and_is_done_once(dnr, workplace):
     assert re.search(rf"\nepoch 1/2 phase 1  {one}{rest}epoch 2/2 phase 2  {one}{two}{rest}", out)
     (record,) = workplace.glob("results/*.json")
     assert out.endswith(f"Recorded as results/{record.name}\n")
+    amount = r"[\d.]+ s and [\d,]+ MiB"
+    assert re.search(rf"\nPredicted: {amount} on 1 x cpu\n", out)
+    assert re.search(rf"\nTook {amount} \(predicted: {amount}\)\n", out)
     assert "ndcg@6" in out
     record.rename(workplace / "results" / "moved")
     (workplace / "results/group").mkdir()
@@ -186,6 +198,22 @@ def test_settings_reach_the_run(dnr, workplace):
     assert config["options"] == {"score_use": "none", "dim": 8, "layers": 1, "heads": 2}
     assert (config["training"]["beta"], config["training"]["clip"]) == ([1.0, 2.0], 10.0)
     assert (config["data"]["train_lists"], config["data"]["evaluation_lists"]) == (300, 100)
+
+
+def test_torch_has_all_cores_unless_the_user_wants_fewer(monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    monkeypatch.setattr(cli, "cores", lambda: 7)
+    for limit in ("1", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        cli._use_all_cores()
+    assert asked == [7]
+
+
+def test_precision_reaches_the_record(dnr, workplace):
+    assert dnr(*TRAIN, "--precision", "bf16-mixed", "--devices", "1")[0] == 0
+    (path,) = workplace.glob("results/*.json")
+    assert experiments.Record.load(path).cost["precision"] == "bf16-mixed"
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -295,11 +323,18 @@ def test_a_plan_says_what_is_recorded(dnr, workplace, monkeypatch):
     assert code == 0
     assert "tiny: 2 runs" in out
     assert "yes" not in out
+    assert re.search(r"score +│ 0 +│ +│ – +│ –", out)
+    assert "–: not known: the lists were not prepared here, and no record has their" in out
+    assert "To do: 2 runs, of which 0 are predicted" in out
     baseline = ["train", *LISTS, "--set", "data.evaluation_lists=100", "--method", "score"]
     assert dnr(*baseline)[0] == 0
     out = dnr(*plan)[1]
-    assert re.search(r"score +│ 0 +│ yes", out)
-    assert re.search(r"score-reversed +│ 0 +│ +│", out)
+    amount = r" +│ [\d.]+ s +│ [\d,]+ MiB"
+    assert re.search(rf"score +│ 0 +│ yes{amount}", out)
+    assert re.search(rf"score-reversed +│ 0 +│ +{amount}", out)
+    assert "To do: 1 runs, of which 1 are predicted" in out
+    assert re.search(r"with --workers 4, once lists are prepared: 0\.\d s\n", out)
+    assert "of the cluster are not known" in dnr(*plan, "--engine", "ray")[1]
     monkeypatch.setattr(cli, "code_hash", lambda: "changed")
     assert re.search(r"score +│ 0 +│ by other code", dnr(*plan)[1])
     monkeypatch.setitem(
@@ -307,7 +342,7 @@ def test_a_plan_says_what_is_recorded(dnr, workplace, monkeypatch):
     )
     code, out, _ = dnr(*plan[:-1], "--workers", "1")
     assert code == 0
-    assert re.search(r"\[2/2\] simulated.*score-reversed.*: test NDCG@6 0\.\d{4}\n", out)
+    assert re.search(r"\[2/2\] simulated.*score-reversed.*: test NDCG@6 0\.\d{4}, .*predicted", out)
     (workplace / "results/damaged.json").write_text("{")
     code, _, err = dnr(*plan)
     assert (code, err.startswith("error: results/damaged.json: not a record")) == (3, True)
@@ -337,7 +372,9 @@ def test_the_book_is_built_with_profile_and_data(dnr, monkeypatch, tmp_path):
     monkeypatch.setattr("dnrlib.book.build", lambda *given: asked.append(given) or tmp_path)
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("dnrlib.data.resolve", lambda dataset: ("ml-100k", f"No {dataset} here."))
-    code, out, _ = dnr("book", "--profile", "full", "--open")
+    monkeypatch.setattr("dnrlib.book.record_durations", lambda: "book/durations.json")
+    code, out, _ = dnr("book", "--profile", "full", "--open", "--record-durations")
     assert code == 0
     assert out.startswith("No auto here.\n")
+    assert "Wrote book/durations.json\n" in out
     assert (asked, opened) == ([("full", "ml-100k")], [tmp_path.as_uri()])

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from dnrlib import engines
-from dnrlib.engines import run_locally, run_on_ray, threads_each
-from dnrlib.errors import ConfigError, DnrError
+from dnrlib.costs import Rates, note_sizes
+from dnrlib.engines import plan, run_locally, run_on_ray, threads_each
+from dnrlib.errors import ConfigError, DataError
 from dnrlib.experiments import compute, merge, run_config, run_name
 from dnrlib.identity import code_hash, hash_of
 from dnrlib.prepare import prepare
@@ -36,6 +38,7 @@ SETTINGS = {
     "options": {"dim": 8, "layers": 1, "feed_forward": 8},
     "training": {"epochs": 3, "lambda_e": 1},
 }
+RATES = {"prm": Rates(0.1, 0.2, 0.0, 1.0, 5.0, 9.0), "score": Rates(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)}
 RAY_LEAVES_OPEN = (
     "ignore::ResourceWarning",
     "ignore::FutureWarning:ray",
@@ -61,8 +64,7 @@ def workplace(prepared, tmp_path, monkeypatch):
     """An empty folder for records and checkpoints, with the prepared lists; one thread a run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/prepared").symlink_to(prepared)
+    shutil.copytree(prepared, tmp_path / "data/prepared")
     return tmp_path
 
 
@@ -98,16 +100,27 @@ def same(record):
 
 
 def break_off(config, progress):
-    """An error of a kind that cannot go through a pipe."""
+    """An error of more than a text, which has to go through a pipe."""
     if config.seed == 2:
-        raise PickyError(progress.epoch, "and more")
+        raise DataError("some file", f"broken off in epoch {progress.epoch}", 3)
 
 
-class PickyError(Exception):
-    """Pickle would make it again from its text alone."""
+def linger(folder, config, progress):
+    """A run that says who does it and then takes long."""
+    (folder / f"{os.getpid()}.pid").touch()
+    time.sleep(0.2)
 
-    def __init__(self, epoch, more):
-        super().__init__(f"broken off in epoch {epoch}")
+
+GRID = """
+from functools import partial
+from pathlib import Path
+from test_engines import configured, linger
+from dnrlib.engines import run_locally
+
+if __name__ == "__main__":
+    configs = [configured(seed=seed, training={"epochs": 1000}) for seed in range(4)]
+    list(run_locally(configs, workers=2, on_progress=partial(linger, Path.cwd())))
+"""
 
 
 @pytest.mark.slow
@@ -122,9 +135,61 @@ def test_a_failing_run_does_not_lose_the_others(tmp_path, capfd):
     times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("results/group/*"))]
     configs = [configs[0], configs[2], configured(seed=2)]
     again = []
-    with pytest.raises(DnrError, match="broken off in epoch 1"):
+    with pytest.raises(DataError, match="some file, line 3: broken off in epoch 1") as error:
         again += run_locally(configs, "group", workers=1, on_progress=break_off)
+    assert (error.value.path, error.value.line) == ("some file", 3)
+    assert len(again) == 2
     assert times == [p.stat().st_mtime_ns for p in sorted(tmp_path.glob("results/group/*"))]
+
+
+def alive(process):
+    """Whether a process is there and does something: one that ended may still be listed."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_grid_leaves_no_process_running(tmp_path, kind):
+    (tmp_path / "grid.py").write_text(GRID)
+    here = str(Path(__file__).parent)
+    grid = subprocess.Popen([sys.executable, "grid.py"], env={**os.environ, "PYTHONPATH": here})
+    wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert all(alive(worker) for worker in workers)
+    grid.send_signal(kind)
+    assert grid.wait() == -kind
+    wait_for(lambda: not any(alive(worker) for worker in workers), seconds=20)
+
+
+def test_a_plan_predicts_without_preparing_or_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "prepare", lambda *_, **__: pytest.fail("prepared"))
+    monkeypatch.setattr(engines, "known_rates", lambda work, place: RATES.get(work.reranker))
+    configs = [configured(), configured(seed=1), configured(method="score")]
+    assert plan(configs, 2) == [engines.UNKNOWN] * 3
+    note_sizes(configs[0].data, prepare(configs[0].data))
+    first, second, baseline = plan(configs, 2)
+    assert first == second
+    assert first.seconds == pytest.approx(5 + 200 * 3 * 0.1 + 100)
+    assert baseline.seconds == pytest.approx(100)
+    assert first.memory_mib > baseline.memory_mib > 100
+    assert left_behind(tmp_path) == set()
+
+
+@pytest.mark.slow
+def test_a_plan_measures_what_is_not_known_once_and_says_what_cannot_be(tmp_path, capfd):
+    configs = [configured(), configured(options={"heads": 3}), configured(seed=1)]
+    note_sizes(configs[0].data, prepare(configs[0].data))
+    first, impossible, again = plan(configs, 2)
+    assert first == again
+    assert first.seconds > 0
+    assert impossible == "not known: dim = 8 is not a multiple of heads = 3"
+    assert "Measuring 2 kinds of runs" in capfd.readouterr().err
+    assert plan(configs[::2], 2) == [first, again]
+    assert "Measuring" not in capfd.readouterr().err
 
 
 def test_the_cores_are_shared_and_the_user_may_want_fewer(monkeypatch):
@@ -406,5 +471,5 @@ def test_without_an_address_ray_starts_here(tmp_path):
         [sys.executable, "-m", "dnrlib.cli", *command], capture_output=True, text=True, timeout=100
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"\[2/2\] simulated.*: test NDCG@6 0\.\d{4}\n$", done.stdout)
+    assert re.search(r"\[2/2\] simulated.*: test NDCG@6 0\.\d{4}, .* MiB\n$", done.stdout)
     assert {record.cost["threads"] for record in load_records()} == {1}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from worlds import field_of
 
 from dnrlib import experiments
+from dnrlib.costs import Rates, predicted_against_actual
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.experiments import (
     METHODS,
@@ -24,8 +25,10 @@ from dnrlib.experiments import (
     nested,
     run,
     run_config,
+    took,
 )
 from dnrlib.identity import hash_of
+from dnrlib.parallel import Hardware
 from dnrlib.prepare import prepare
 from dnrlib.records import Record, load_records
 
@@ -177,6 +180,56 @@ def test_a_record_says_what_came_out():
     assert record.cost["parameters"] > 0
     assert record.cost["peak_memory_mib"] > 50
     assert record.made["versions"]["torch"] == version("torch")
+
+
+HARDWARE = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "compiled": False}
+
+
+def test_a_run_says_and_records_what_it_was_predicted_to_take_and_took():
+    said = []
+    record = run(configured(), say=said.append)
+    cost = record.cost
+    assert HARDWARE.items() <= cost.items()
+    assert cost["predicted_seconds"] > 0
+    assert cost["predicted_memory_mib"] > 50
+    before, after = said[-2:]
+    assert re.fullmatch(r"Predicted: [\d.]+ s and [\d,]+ MiB on 1 x cpu", before)
+    assert after == f"Took {took(record)}"
+    expected = before.removeprefix("Predicted: ").removesuffix(" on 1 x cpu")
+    assert after.endswith(f" (predicted: {expected})")
+    (row,) = predicted_against_actual([record])
+    assert row["predicted s"] == cost["predicted_seconds"]
+
+
+def test_a_resumed_run_predicts_only_what_is_left(tmp_path, monkeypatch):
+    def stop(progress):
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "rates", lambda *_: Rates(1.0, 1.0, 0.0, 0.0, 5.0, 9.0))
+    with pytest.raises(KeyboardInterrupt):
+        run(configured(), on_progress=stop)
+    assert run(configured()).cost["predicted_seconds"] == 5 + 2 * 400
+    assert run(configured(seed=1)).cost["predicted_seconds"] == 5 + 3 * 400
+
+
+def test_what_cannot_be_predicted_fails_by_itself():
+    said = []
+    with pytest.raises(ConfigError, match="dim = 8 is not a multiple of heads = 3"):
+        run(configured(options={"heads": 3}), say=said.append)
+    assert said[-1] == "Not predicted: dim = 8 is not a multiple of heads = 3"
+
+
+@pytest.mark.slow
+def test_the_hardware_is_recorded_but_is_no_part_of_the_run(tmp_path):
+    """So a run can be begun on one and go on on another."""
+    low = Hardware(precision="bf16-mixed")
+    one = run(configured(), hardware=lambda work: low)
+    two = run(configured(), tmp_path / "other", tmp_path / "other", hardware=Hardware(devices=2))
+    assert one.run == two.run
+    assert (one.cost["precision"], one.cost["devices"]) == ("bf16-mixed", 1)
+    assert (two.cost["precision"], two.cost["devices"]) == ("32-true", 2)
+    assert two.metrics["test"]["auc"] == pytest.approx(one.metrics["test"]["auc"], abs=0.1)
 
 
 def test_the_score_alone_needs_no_training(tmp_path):
@@ -339,4 +392,4 @@ def test_the_experiments_of_the_project_are_whole():
     for path in folder.glob("*.yml"):
         configs = load_experiment(path.stem, folder)
         assert len({config.data.dataset for config in configs}) == 1
-        assert {"none", "concat"} <= {config.method for config in configs}
+        assert len({config.seed for config in configs}) * len({c.method for c in configs}) > 1

@@ -5,9 +5,16 @@ adds to each how it was made, renders them with Jupyter Book and checks what cam
 is wrong on the way is a `BookError` or a `ConfigError`, and then there is no site.
 """
 
-from dnrlib.book.builder import build, run_chapter
+from dnrlib.book.builder import build, record_durations, run_chapter
 from dnrlib.book.notebooks import BookError
 from dnrlib.book.parameters import parse_parameters
 from dnrlib.book.prose import check_prose
 
-__all__ = ["BookError", "build", "check_prose", "parse_parameters", "run_chapter"]
+__all__ = [
+    "BookError",
+    "build",
+    "check_prose",
+    "parse_parameters",
+    "record_durations",
+    "run_chapter",
+]

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dnrlib.book.durations import LAST, key_of, note, predicted, record
 from dnrlib.book.execute import execute
 from dnrlib.book.notebooks import BookError, chapters, defaults, pages, read_chapter
 from dnrlib.book.parameters import fitted, load_profile
 from dnrlib.book.prose import check_prose
 from dnrlib.book.site import check_site, render
 from dnrlib.errors import ConfigError
+from dnrlib.units import duration
 
 SOURCE = Path("_build/book-source")
 SITE = Path("_build/html")
@@ -46,8 +48,7 @@ def build(profile: str = "quick", dataset: str | None = None, root: Path | str =
     began = time.time()
     for number, (name, path) in enumerate(chapters(root).items(), start=1):
         print(f"[{number}/{len(plan)}] {name}", flush=True)
-        seconds = execute(root / path, root / SOURCE / path, plan[name], root, profile)
-        print(f"[{number}/{len(plan)}] {name}: executed in {seconds:.0f} s", flush=True)
+        _execute(root / path, root / SOURCE / path, plan[name], root, profile)
     _copy_the_rest(root, since=began)
     rendered = render(root / SOURCE, pages(root)[0])
     _refuse(check_site(rendered), "faults of the site")
@@ -83,8 +84,50 @@ def run_chapter(
     chosen = load_profile(root, profile, known)[name]
     final = _parameters(root / known[name], chosen, dataset, parameters or {})
     target = root / "_build" / "chapters" / f"{name}.ipynb"
-    execute(root / known[name], target, final, root, profile)
+    _execute(root / known[name], target, final, root, profile, like_the_last=not parameters)
     return target
+
+
+def _execute(
+    source: Path,
+    target: Path,
+    parameters: Mapping[str, Any],
+    root: Path,
+    profile: str,
+    like_the_last: bool = True,
+) -> None:
+    """Execute a chapter, say before what it will take and then what it took, and remember that.
+
+    Where it is not like the last of its profile and data set, nothing is predicted or remembered.
+    """
+    name = source.stem
+    dataset = {**defaults(read_chapter(source)), **parameters}.get("dataset", "no data set")
+    key = key_of(name, profile, dataset)
+    expected = predicted(root, key, _speed) if like_the_last else None
+    said = "not known yet" if expected is None else duration(expected)
+    print(f"{name}: predicted time: {said}", flush=True)
+    seconds = execute(source, target, parameters, root, profile, expected)
+    print(f"{name}: executed in {duration(seconds)} (predicted: {said})", flush=True)
+    if like_the_last:
+        note(root, key, seconds)
+
+
+def _speed() -> float:
+    from dnrlib.costs import reference_speed  # needs torch, which chapters have for themselves
+
+    return reference_speed()
+
+
+def record_durations(root: Path | str = ".") -> Path:
+    """Write what chapters took on this machine to the file from which readers' are predicted.
+
+    Raises:
+        BookError: no chapter was executed on this machine yet.
+    """
+    root = Path(root).resolve()
+    if not (root / LAST).exists():
+        raise BookError(f"{LAST} is not there: execute the chapters first")
+    return record(root, _speed())
 
 
 def _plan(root: Path, profile: str, dataset: str | None) -> dict[str, dict[str, Any]]:
@@ -117,7 +160,7 @@ def _refuse(faults: list[str], what: str) -> None:
 def _copy_the_rest(root: Path, since: float) -> None:
     """Copy what belongs to the book besides notebooks, and the figures that this build wrote."""
     source = root / SOURCE
-    others = shutil.ignore_patterns("*.ipynb", "profiles", "_static", ".*")
+    others = shutil.ignore_patterns("*.ipynb", "*.json", "profiles", "_static", ".*")
     shutil.copytree(root / "book", source / "book", ignore=others, dirs_exist_ok=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copyfile(root / name, source / name)

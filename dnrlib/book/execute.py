@@ -23,11 +23,16 @@ _KERNEL = Config() if sys.platform == "win32" else Config(KernelManager={"transp
 
 
 def execute(
-    source: Path, target: Path, parameters: Mapping[str, Any], root: Path, profile: str
+    source: Path,
+    target: Path,
+    parameters: Mapping[str, Any],
+    root: Path,
+    profile: str,
+    predicted: float | None = None,
 ) -> float:
     """Execute the notebook `source` with `root` as its folder, and write it to `target`.
 
-    What cells print is passed on as it comes.
+    What cells print is passed on as it comes. The page says what was ``predicted``, in seconds.
 
     Returns:
         Seconds that it took.
@@ -54,7 +59,7 @@ def execute(
         raise BookError(_failure(source, error.exec_count, error.source, error.traceback)) from None
     seconds = time.monotonic() - began
     _refuse_errors(source, notebook)
-    add_provenance(notebook, root, source.stem, profile, parameters, seconds)
+    add_provenance(notebook, root, source.stem, profile, parameters, seconds, predicted)
     nbformat.write(notebook, target)
     return seconds
 

@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 
 from dnrlib.book.notebooks import code_cells
 from dnrlib.environment import commit, machine, versions
+from dnrlib.units import duration
 
 # values that a chapter binds (figures.bind) and that belong in the box
 FACTS = ("dataset", "data", "fingerprint")
@@ -24,12 +25,14 @@ def add_provenance(
     profile: str,
     parameters: Mapping[str, Any],
     seconds: float,
+    predicted: float | None = None,
 ) -> None:
     """Append when, from what, with which parameters and on what a chapter was executed."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     used = ", ".join(f"{name} {number}" for name, number in versions().items())
     facts = {
-        "Executed": f"{now}, in {seconds:.0f} s",
+        "Executed": f"{now}, in {duration(seconds)}",
+        "Predicted": duration(predicted) if predicted is not None else "not known yet",
         "Commit": commit(root),
         "Profile": profile,
         "Parameters": ", ".join(f"`{name} = {value!r}`" for name, value in parameters.items())
