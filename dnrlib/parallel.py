@@ -6,7 +6,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -169,12 +170,26 @@ def _launch(
     listener = Thread(target=listen, daemon=True)
     listener.start()
     try:
-        fabric_of(hardware).launch(_work, job, checkpoint, reports)
+        with _memory_is_kept():
+            fabric_of(hardware).launch(_work, job, checkpoint, reports)
     finally:
         reports.put(None)
         listener.join()
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def _memory_is_kept() -> Iterator[None]:
+    """Tell glibc in the processes not to give memory back after each step: some percent faster."""
+    before = dict(os.environ)
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+        os.environ.setdefault(name, str(2**32))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _work(fabric: Any, job: Path, checkpoint: Path, reports: Any) -> None:
