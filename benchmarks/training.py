@@ -34,7 +34,7 @@ REFERENCE_BATCH = 256
 def measure(quick: bool) -> list[Figure]:
     """All figures of training; lists are ML-1M's where it is at hand, else random ones."""
     lists = _lists()
-    part = lists[lists.split == 0][: 2_000 if quick else 12_000]
+    part = lists[lists.split == 0][: 2_000 if quick else 6_000]
     return [
         *_against_others(part, lists, quick),
         *_overhead(part, quick),
@@ -90,9 +90,9 @@ def _against_others(part: CandidateLists, lists: CandidateLists, quick: bool) ->
     with _threads(count):
         for name, reference in references.available().items():
             cases[name] = reference(part, REFERENCE_BATCH, 0.1)
-        values = interleaved(cases, 1 if quick else 5)
+        values = interleaved(cases, 1 if quick else 3)
     with _threads(1):
-        alone = interleaved({"one": lambda: ours(1)}, 1 if quick else 3)["one"]
+        alone = interleaved({"one": lambda: ours(1)}, 1 if quick else 2)["one"]
     how = f"{count} processes of one thread, fp32, batch {DIRECT.batch_size}, dropout 0.1"
     theirs = f"{count} threads, fp32, batch {REFERENCE_BATCH}, dropout 0.1"
     goals = {"allRank": 3.8, "ReChorus PRM": 3.0}
@@ -119,13 +119,13 @@ def _against_others(part: CandidateLists, lists: CandidateLists, quick: bool) ->
 
 def _overhead(part: CandidateLists, quick: bool) -> list[Figure]:
     """Time of an epoch of DNR over one of direct training, minus one, one thread."""
-    lists = part[: 512 if quick else 4096]
+    lists = part[: 512 if quick else 1024]
     kinds = {"direct": (DIRECT, 1)}
     for name, config in {"mixed": DNR, "exact": EXACT}.items():
         kinds |= {f"{name}, phase one": (config, 1), f"{name}, phase two": (config, 2)}
     cases = {name: _steps(lists, *kind) for name, kind in kinds.items()}
     with _threads(1):
-        values = interleaved(cases, 2 if quick else 7)
+        values = interleaved(cases, 2 if quick else 9)
     rows = []
     for name in list(kinds)[1:]:
         percent = [100 * (ratio - 1) for ratio in ratios(values, name, "direct")]
@@ -156,7 +156,7 @@ def _epoch(lists: CandidateLists) -> list[Figure]:
     hardware = Hardware(devices=cores())
     runs = [
         train(_reranker(lists, seed), training, validation, DNR, seed, hardware).curves
-        for seed in range(3)
+        for seed in range(2)
     ]
     how = f"{len(training):,} lists, {cores()} processes, fp32"
     paper = "the paper: 66 s, on hardware that it does not name"
@@ -193,7 +193,7 @@ def _estimators(part: CandidateLists, quick: bool) -> list[Figure]:
 
 def _seeds(part: CandidateLists, quick: bool) -> list[Figure]:
     """Several seeds stacked in one process over the same one after another, one thread."""
-    lists = part[: 512 if quick else 2048]
+    lists = part[: 512 if quick else 1024]
     validation = lists[:64]
 
     def trainers() -> list[Trainer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -154,7 +155,20 @@ def _begin(threads: int, parent: int) -> None:
 
 
 def _run(config: RunConfig, folders: Folders, workers: int, on_progress: Hook) -> Record:
-    return run(config, *folders, on_progress=partial(on_progress, config), workers=workers)
+    """Do a run; an error that cannot be pickled would take the other runs with it."""
+    try:
+        return run(config, *folders, on_progress=partial(on_progress, config), workers=workers)
+    except Exception as error:
+        if _can_be_pickled(error):
+            raise
+        raise DnrError(f"{type(error).__name__}: {error}") from error
+
+
+def _can_be_pickled(error: Exception) -> bool:
+    try:
+        return isinstance(pickle.loads(pickle.dumps(error)), Exception)
+    except Exception:
+        return False
 
 
 def threads_each(workers: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from dnrlib import cli, experiments
+from dnrlib.data import load
 from dnrlib.engines import ENGINES
 from dnrlib.lists import CandidateLists
 from dnrlib.prepare import DataConfig, prepare
@@ -280,6 +281,20 @@ def test_lists_are_described_and_saved(dnr, workplace):
     assert len(saved.of_split("train")) == 50
 
 
+def test_a_log_is_streamed_into_files_of_lists(dnr, workplace):
+    load("simulated").frame.write_parquet(workplace / "log.parquet")
+    stream = ["data", "stream", "log.parquet", "--out", "lists", "--parts", "2"]
+    code, out, err = dnr(*stream, "--set", "core=5", "--set", "factorisation.epochs=1")
+    assert (code, err) == (0, "")
+    assert "2 files of candidate lists in lists/log-shown+sampled-earlier-" in out
+    files = sorted(workplace.glob("lists/log-shown*/*.safetensors"))
+    assert sum(len(CandidateLists.load(file)) for file in files) > 1000
+    code, _, err = dnr(*stream, "--index", "nosuch")
+    assert (code, err) == (2, "error: index = 'nosuch': choose one of exact, faiss\n")
+    code, _, err = dnr("data", "stream", "nosuch.parquet")
+    assert (code, err.startswith("error: nosuch.parquet: is neither a Parquet")) == (3, True)
+
+
 def test_a_run_is_evaluated_again_by_name_path_and_on_other_lists(dnr, workplace):
     assert dnr(*TRAIN)[0] == 0
     (path,) = workplace.glob("results/*.json")
@@ -292,6 +307,9 @@ def test_a_run_is_evaluated_again_by_name_path_and_on_other_lists(dnr, workplace
     assert code == 0
     assert "ndcg@6" in out
     assert "Largest difference" not in out
+    code, out, _ = dnr("export", path.stem, "reranker.onnx")
+    assert (code, "Largest difference from PyTorch" in out) == (0, True)
+    assert (workplace / "reranker.onnx").stat().st_size > 1000
     other = workplace / "other.st"
     other.write_bytes(other.read_bytes()[:5000])
     code, _, err = dnr("evaluate", path.stem, "--lists", "other.st")

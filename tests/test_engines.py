@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from dnrlib import engines
 from dnrlib.costs import Rates, note_sizes
 from dnrlib.engines import plan, run_locally, run_on_ray, threads_each
-from dnrlib.errors import ConfigError, DataError
+from dnrlib.errors import ConfigError, DataError, DnrError
 from dnrlib.experiments import compute, merge, run_config, run_name
 from dnrlib.identity import code_hash, hash_of
 from dnrlib.prepare import prepare
@@ -121,6 +121,28 @@ if __name__ == "__main__":
     configs = [configured(seed=seed, training={"epochs": 1000}) for seed in range(4)]
     list(run_locally(configs, workers=2, on_progress=partial(linger, Path.cwd())))
 """
+
+
+class PickyError(Exception):
+    """Pickle would make it again from its text alone, and fail."""
+
+    def __init__(self, epoch, more):
+        super().__init__(f"broken off in epoch {epoch}")
+
+
+def break_off_badly(config, progress):
+    """An error that cannot go through a pipe."""
+    if config.seed == 2:
+        raise PickyError(progress.epoch, "and more")
+
+
+@pytest.mark.slow
+def test_an_error_that_cannot_be_pickled_does_not_take_the_other_runs_with_it(tmp_path):
+    configs = [configured(seed=2), configured(method="score")]
+    with pytest.raises(DnrError, match="PickyError: broken off in epoch 1"):
+        list(run_locally(configs, "group", workers=1, on_progress=break_off_badly))
+    (record,) = load_records(tmp_path / "results/group")
+    assert record.method == "score"
 
 
 @pytest.mark.slow
