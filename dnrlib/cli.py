@@ -369,7 +369,11 @@ def _find(run: str) -> Path:
 def reproduce(
     experiment: Annotated[str, typer.Option(help="A file of experiments/, without its ending.")],
     engine: Annotated[
-        str, typer.Option(help="Where to do them: local (processes of this machine) or ray.")
+        str,
+        typer.Option(
+            help="Where to do them: local (processes of this machine), ray (many machines) or "
+            "stacked (the seeds of a method at once, for a GPU)."
+        ),
     ] = "local",
     workers: Annotated[
         int | None,
@@ -385,6 +389,9 @@ def reproduce(
     gpus_per_run: Annotated[
         float | None, typer.Option(help="ray: GPUs of a run, such as 0.25; 0 if not given.")
     ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="stacked: cpu or cuda; cpu if not given.")
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only list the runs, and what they would take.")
     ] = False,
@@ -394,7 +401,7 @@ def reproduce(
 
     execute = _engine(
         engine, workers=workers, address=address, cpus_per_run=cpus_per_run,
-        gpus_per_run=gpus_per_run,
+        gpus_per_run=gpus_per_run, accelerator=accelerator,
     )  # fmt: skip
 
     configs = load_experiment(experiment)

@@ -1,4 +1,4 @@
-"""Where the runs of a grid are done: in processes of this machine, or on a cluster by Ray."""
+"""Where the runs of a grid are done: in processes of this machine, on a cluster, or stacked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
@@ -39,6 +40,7 @@ from dnrlib.experiments import (
     RunConfig,
     Weights,
     compute,
+    finished,
     recorded,
     run,
     run_name,
@@ -50,7 +52,9 @@ from dnrlib.lists import CandidateLists
 from dnrlib.parallel import Hardware, exit_with
 from dnrlib.prepare import DataConfig, prepare
 from dnrlib.records import Record
-from dnrlib.training import Progress
+from dnrlib.rerankers import build
+from dnrlib.stacked import Stack
+from dnrlib.training import Progress, Trainer
 
 RETRIES = 3
 """How often Ray starts a run again whose worker or machine was lost."""
@@ -433,5 +437,73 @@ def _collect(ray: Any, done: Any, made_of: str, folders: Folders) -> Record:
     return record
 
 
-ENGINES: dict[str, Callable[..., Iterator[Record]]] = {"local": run_locally, "ray": run_on_ray}
+# Several seeds at once on one device --------------------------------------------------------
+
+
+def run_stacked(
+    configs: list[RunConfig],
+    group: str = "",
+    results: Path | None = None,
+    runs: Path | None = None,
+    *,
+    accelerator: str = "cpu",
+) -> Iterator[Record]:
+    """Train runs that differ in their seeds alone at once, with stacked parameters.
+
+    It pays on a GPU; on a CPU `run_locally` is faster. What cannot be stacked (nothing to train,
+    the exact estimator, patience) is done run by run. A stack leaves no checkpoint: when it is
+    interrupted, its runs begin again.
+
+    Raises:
+        ConfigError, DataError, TrainingError: as preparing and training do.
+    """
+    hardware = Hardware(accelerator)
+    alike: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        alike.setdefault(hash_of(replace(config, seed=0)), []).append(config)
+    for one, *others in alike.values():
+        lists = prepare(one.data, say=print)
+        todo = []
+        for config in (one, *others):
+            if record := recorded(run_name(config, lists), results):
+                yield record
+            else:
+                todo.append(config)
+        if len(todo) < 2 or not _can_be_stacked(todo[0], lists):
+            for config in todo:
+                yield run(config, results, runs, group, hardware=hardware)
+            continue
+        for record, weights in _stack(todo, lists, hardware):
+            save(record, weights, results, runs, group)
+            yield record
+
+
+def _can_be_stacked(config: RunConfig, lists: CandidateLists) -> bool:
+    trained = any(True for _ in build(config.reranker, lists, **config.options).parameters())
+    exact = config.training.estimator == "exact" and config.training.noise != "none"
+    return trained and not exact and not config.training.patience
+
+
+def _stack(
+    configs: list[RunConfig], lists: CandidateLists, hardware: Hardware
+) -> Iterator[tuple[Record, Weights]]:
+    began = time.perf_counter()
+    here = lists.to(hardware.device)
+    parts = here.of_split("train"), here.of_split("validation")
+    trainers = []
+    for config in configs:
+        torch.manual_seed(config.seed)
+        reranker = build(config.reranker, lists, **config.options).to(hardware.device)
+        trainers.append(Trainer(reranker, *parts, config.training, config.seed))
+    Stack(trainers).run()
+    share = (time.perf_counter() - began) / len(configs)
+    for config, trainer in zip(configs, trainers, strict=True):
+        yield finished(config, lists, trainer.reranker, trainer, share, hardware)
+
+
+ENGINES: dict[str, Callable[..., Iterator[Record]]] = {
+    "local": run_locally,
+    "ray": run_on_ray,
+    "stacked": run_stacked,
+}
 """Name -> generator that does the configurations it is given; the options differ."""

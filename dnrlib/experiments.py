@@ -248,6 +248,21 @@ def compute(
     reranker = build(config.reranker, lists, **config.options)
     began = time.perf_counter()
     trainer = _train(reranker, lists, config, hardware, checkpoint, on_progress, say)
+    seconds = time.perf_counter() - began
+    return finished(config, lists, reranker, trainer, seconds, hardware, estimate)
+
+
+def finished(
+    config: RunConfig,
+    lists: CandidateLists,
+    reranker: nn.Module,
+    trainer: Trainer | None,
+    seconds: float,
+    hardware: Hardware,
+    estimate: Estimate | None = None,
+) -> tuple[Record, Weights]:
+    """Evaluate what was trained (None: nothing was); its record, and the weights for `save`."""
+    began = time.perf_counter()
     reranker.to(hardware.device)
     record = Record(
         run=run_name(config, lists),
@@ -258,7 +273,7 @@ def compute(
         **evaluate(reranker, lists, hardware.device),
         curves=[asdict(row) for row in trainer.curves] if trainer else [],
         best_epoch=trainer.best_epoch if trainer else 0,
-        cost=_cost(reranker, trainer, time.perf_counter() - began, hardware, estimate),
+        cost=_cost(reranker, trainer, seconds + time.perf_counter() - began, hardware, estimate),
         made=provenance(hardware),
     )
     modules = {"reranker": reranker, "generator": trainer.generator} if trainer else {}

@@ -136,6 +136,37 @@ def break_off_badly(config, progress):
         raise PickyError(progress.epoch, "and more")
 
 
+def test_stacked_seeds_leave_the_records_that_other_engines_find(tmp_path, monkeypatch):
+    grid = [
+        configured(method=method, seed=seed)
+        for method in ("score", "concat", "noise-G")
+        for seed in (0, 1, 2)
+    ]
+    grid = list({hash_of(config): config for config in grid}.values())
+    records = list(engines.run_stacked(grid, "group"))
+    assert [record.config for record in records] == [asdict(config) for config in grid]
+    for record in records:
+        saved = Record.load(tmp_path / f"results/group/{record.run}.json")
+        assert (saved.metrics, saved.cost) == (record.metrics, record.cost)
+        if record.best_epoch:
+            assert (tmp_path / f"runs/{record.run}/reranker.safetensors").exists()
+            assert len(record.curves) == record.config["training"]["epochs"]
+    assert len({record.metrics["test"]["ndcg@6"] for record in records[1:4]}) == 3
+    monkeypatch.setattr(engines, "Stack", None)  # nothing is trained again
+    assert [r.run for r in engines.run_stacked(grid, "group")] == [r.run for r in records]
+    alone = compute(grid[1], prepare(grid[1].data))[0]
+    assert alone.metrics["test"]["ndcg@6"] == pytest.approx(
+        records[1].metrics["test"]["ndcg@6"], abs=0.1
+    )
+
+
+def test_what_cannot_be_stacked_is_done_run_by_run(tmp_path):
+    exact = {"noise": "gaussian", "estimator": "exact"}
+    grid = [configured(training=exact, seed=seed) for seed in (0, 1)]
+    records = list(engines.run_stacked(grid, "group"))
+    assert [record.config["training"]["estimator"] for record in records] == ["exact"] * 2
+
+
 @pytest.mark.slow
 def test_an_error_that_cannot_be_pickled_does_not_take_the_other_runs_with_it(tmp_path):
     configs = [configured(seed=2), configured(method="score")]
