@@ -29,8 +29,8 @@ N, HISTORY, USERS, ITEMS = 50, 20, 6_040, 3_706
 BATCHES = (1, 256)
 FAST, PLAIN = "encoder, fast path", "encoder, no fast path"
 NAMES = {"eager": "PyTorch", "program": "torch.export", "onnx": "ONNX Runtime"}
-BRIEF = {1: "0.60 ms", 256: "147 µs a list"}
-"""The bare encoder as the project's brief measured it on a 4-core AMD EPYC."""
+EARLIER = {1: "0.60 ms", 256: "147 µs a list"}
+"""The bare encoder as measured earlier on a 4-core AMD EPYC."""
 
 Case = Callable[[], object]
 
@@ -152,7 +152,7 @@ def speed_figures(
     scaled = {name: [value * scale for value in row] for name, row in values.items()}
     encoders = {name: figure("inference", name, scaled[name], unit, how) for name in (FAST, PLAIN)}
     beside = "; ".join(f"bare {name}: {row.value:.3g} {unit}" for name, row in encoders.items())
-    reference = f"{beside} (in the brief: {BRIEF[size]})"
+    reference = f"{beside} (earlier on such a machine: {EARLIER[size]})"
     rows = []
     for name, label in NAMES.items():
         title = f"PRM, {label}, batch {size}"

@@ -96,7 +96,7 @@ def _against_others(part: CandidateLists, lists: CandidateLists, quick: bool) ->
     how = f"{count} processes of one thread, fp32, batch {DIRECT.batch_size}, dropout 0.1"
     theirs = f"{count} threads, fp32, batch {REFERENCE_BATCH}, dropout 0.1"
     goals = {"allRank": 3.8, "ReChorus PRM": 3.0}
-    paper = "the project's brief: bare encoder in 4 processes 2,400–2,600 lists/s"
+    paper = "earlier on such a machine: bare encoder in 4 processes 2,400–2,600 lists/s"
     rows = [
         figure(TOPIC, "direct training", values["ours"], "lists/s", how, reference=paper,
                goal=2500.0),
@@ -219,4 +219,4 @@ def _seeds(part: CandidateLists, quick: bool) -> list[Figure]:
         values = interleaved(cases, 1 if quick else 3)
     return [figure("many runs", f"{SEEDS} seeds stacked over one by one",
                    ratios(values, "alone", "stacked"), "x", "one thread, fp32, speed",
-                   reference="the project's brief: vmap 0.6–1.0 x")]  # fmt: skip
+                   reference="earlier on such a machine: vmap 0.6–1.0 x")]  # fmt: skip
