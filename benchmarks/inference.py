@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 
 from benchmarks.common import Figure, figure, interleaved, ratios, seconds
 from benchmarks.references import DIM, encoder
+from dnrlib import costs
+from dnrlib.costs import Sizes
 from dnrlib.export import (
     INPUTS,
     export_program,
@@ -25,37 +28,23 @@ from dnrlib.lists import CandidateLists
 from dnrlib.rerankers import PRM, Reranker, build
 from dnrlib.training import Trainer, TrainingConfig
 
-N, HISTORY, USERS, ITEMS = 50, 20, 6_040, 3_706
+SIZES = Sizes(0, 0, 0, users=6_040, items=3_706, candidates=50, history=20)
 BATCHES = (1, 256)
 FAST, PLAIN = "encoder, fast path", "encoder, no fast path"
 NAMES = {"eager": "PyTorch", "program": "torch.export", "onnx": "ONNX Runtime"}
-EARLIER = {1: "0.60 ms", 256: "147 µs a list"}
-"""The bare encoder as measured earlier on a 4-core AMD EPYC."""
 
 Case = Callable[[], object]
 
 
 def random_lists(count: int, seed: int = 0) -> CandidateLists:
-    """Lists of ML-1M's sizes without its content, which does not change the time."""
-    generator = torch.Generator().manual_seed(seed)
+    """Lists of ML-1M's sizes without its content, which does not change the time.
 
-    def integers(*size: int, below: int) -> torch.Tensor:
-        return torch.randint(below, size, generator=generator, dtype=torch.int32)
-
-    labels = torch.zeros(count, N, dtype=torch.bool)
-    labels[:, :3] = True
-    first = integers(count, 1, below=ITEMS)
-    return CandidateLists(
-        users=integers(count, below=USERS),
-        history=integers(count, HISTORY, below=ITEMS) + 1,
-        items=(first + 37 * torch.arange(N, dtype=torch.int32)) % ITEMS + 1,
-        scores=torch.rand(count, N, generator=generator),
-        labels=labels,
-        shown=labels.clone(),
-        split=(torch.arange(count) % 8 == 0).to(torch.int8),
-        list=torch.arange(count),
-        meta={"users": USERS, "items": ITEMS},
-    ).validate()
+    Each eighth is for validation.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lists = costs.random_lists(count, SIZES)
+    return replace(lists, split=(torch.arange(count) % 8 == 0).to(torch.int8))
 
 
 def trained(lists: CandidateLists, score_use: str, **config: Any) -> Reranker:
@@ -115,7 +104,7 @@ def serving_cases(reranker: Reranker, batch: CandidateLists, count: int) -> dict
         save_onnx(reranker, batch, path)
         session = onnx_session(path, threads=count)
     arrays = {name: tensor.numpy() for name, tensor in zip(INPUTS, tensors, strict=True)}
-    bare, vectors = encoder().eval(), torch.randn(len(batch), N, DIM)
+    bare, vectors = encoder().eval(), torch.randn(len(batch), SIZES.candidates, DIM)
 
     def without_fast_path() -> None:
         with fast_path(False):
@@ -145,14 +134,13 @@ def speed_figures(
 ) -> list[Figure]:
     """Rows from seconds a call: milliseconds at batch 1, else microseconds and lists/s a list."""
     how = (
-        f"{count} thread{'s' if count > 1 else ''}, float32, d = {DIM}, n = {N}, batch {size}; "
-        f"mean of {calls} calls a round"
+        f"{count} thread{'s' if count > 1 else ''}, float32, d = {DIM}, "
+        f"n = {SIZES.candidates}, batch {size}; mean of {calls} calls a round"
     )
     scale, unit = (1e3, "ms") if size == 1 else (1e6 / size, "µs a list")
     scaled = {name: [value * scale for value in row] for name, row in values.items()}
     encoders = {name: figure("inference", name, scaled[name], unit, how) for name in (FAST, PLAIN)}
-    beside = "; ".join(f"bare {name}: {row.value:.3g} {unit}" for name, row in encoders.items())
-    reference = f"{beside} (earlier on such a machine: {EARLIER[size]})"
+    reference = "; ".join(f"bare {name}: {row.value:.3g} {unit}" for name, row in encoders.items())
     rows = []
     for name, label in NAMES.items():
         title = f"PRM, {label}, batch {size}"

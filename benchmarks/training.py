@@ -12,6 +12,7 @@ import torch
 from benchmarks import references
 from benchmarks.common import figure, interleaved, ratios, seconds
 from benchmarks.inference import random_lists
+from dnrlib.claims import paper_value
 from dnrlib.data import resolve
 from dnrlib.engines import cores
 from dnrlib.estimators import gradient_variance
@@ -96,10 +97,8 @@ def _against_others(part: CandidateLists, lists: CandidateLists, quick: bool) ->
     how = f"{count} processes of one thread, fp32, batch {DIRECT.batch_size}, dropout 0.1"
     theirs = f"{count} threads, fp32, batch {REFERENCE_BATCH}, dropout 0.1"
     goals = {"allRank": 3.8, "ReChorus PRM": 3.0}
-    paper = "earlier on such a machine: bare encoder in 4 processes 2,400–2,600 lists/s"
     rows = [
-        figure(TOPIC, "direct training", values["ours"], "lists/s", how, reference=paper,
-               goal=2500.0),
+        figure(TOPIC, "direct training", values["ours"], "lists/s", how, goal=2500.0),
         figure(TOPIC, "direct training, large batches", values["ours, large batch"], "lists/s",
                how.replace(f"batch {DIRECT.batch_size}", f"batch {REFERENCE_BATCH}"), goal=2500.0),
         figure(TOPIC, "direct training, one process", alone, "lists/s", "one thread, fp32"),
@@ -133,7 +132,7 @@ def _overhead(part: CandidateLists, quick: bool) -> list[Figure]:
         rows.append(figure(
             TOPIC, f"DNR-B over direct, {name}", percent, "%",
             "one thread, fp32, in turn; per epoch, without validation",
-            reference="the paper: about 30 %, and 8 % by its seconds", goal=goal, at_least=False,
+            reference=f"the paper: {paper_value('cost-training'):.0f} %", goal=goal, at_least=False,
         ))  # fmt: skip
     return rows
 
@@ -159,7 +158,7 @@ def _epoch(lists: CandidateLists) -> list[Figure]:
         for seed in range(2)
     ]
     how = f"{len(training):,} lists, {cores()} processes, fp32"
-    paper = "the paper: 66 s, on hardware that it does not name"
+    paper = f"the paper: {paper_value('cost-epoch'):.0f} s, on hardware that it does not name"
     return [
         figure(TOPIC, f"an epoch of DNR-B, phase {phase}", [run[at].seconds for run in runs], "s",
                how, reference=paper, goal=60.0, at_least=False)
@@ -218,5 +217,4 @@ def _seeds(part: CandidateLists, quick: bool) -> list[Figure]:
     with _threads(1):
         values = interleaved(cases, 1 if quick else 3)
     return [figure("many runs", f"{SEEDS} seeds stacked over one by one",
-                   ratios(values, "alone", "stacked"), "x", "one thread, fp32, speed",
-                   reference="earlier on such a machine: vmap 0.6–1.0 x")]  # fmt: skip
+                   ratios(values, "alone", "stacked"), "x", "one thread, fp32, speed")]  # fmt: skip
