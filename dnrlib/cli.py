@@ -21,7 +21,7 @@ from rich.table import Column, Table
 
 from dnrlib.environment import cores
 from dnrlib.errors import ConfigError, DataError, DnrError, TrainingError
-from dnrlib.identity import code_hash, from_dict, hash_of
+from dnrlib.identity import from_dict, hash_of
 from dnrlib.units import duration
 
 HELP = """Denoising training for rerankers, and the book that reproduces the paper.
@@ -422,12 +422,11 @@ def _print_plan(experiment: str, configs: list[Any], workers: int, engine: str) 
     records = [*load_records()]
     estimates = plan(configs, workers, records)
     codes = {hash_of(record.config): record.code for record in records}
-    states = {None: "", code_hash(): "yes"}
     columns = ("data", "method", "seed", "recorded", "time", "memory")
     table = Table(*columns, title=f"{experiment}: {len(configs)} runs")
     left = []
     for config, estimate in zip(configs, estimates, strict=True):
-        state = states.get(codes.get(hash_of(config)), "by other code")
+        state = {None: "", config.code: "yes"}.get(codes.get(hash_of(config)), "by other code")
         if state != "yes":
             left.append(estimate)
         table.add_row(config.data.what, config.method, str(config.seed), state, *_cells(estimate))

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from dnrlib.errors import DataError
-from dnrlib.experiments import load_experiment
-from dnrlib.identity import code_hash, hash_of
+from dnrlib.experiments import load_experiment, run_code
+from dnrlib.identity import hash_of
 from dnrlib.records import RESULTS, Record, load_records
 from dnrlib.statistics import Interval, mean_interval, paired_difference, seed_difference
 
@@ -41,7 +41,10 @@ def recorded(experiment: str, results: Path | None = None) -> list[Record]:
 
 def age(records: Iterable[Record]) -> str:
     """Whether the records were made by the code that is here now, in words."""
-    current = all(record.code == code_hash() for record in records)
+    current = all(
+        record.code == run_code(record.config["reranker"], record.config["training"]["regulariser"])
+        for record in records
+    )
     return "the code as it is now" if current else "an earlier version of the training code"
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from dnrlib.environment import cores, machine
 from dnrlib.errors import ConfigError
 from dnrlib.files import replacing
-from dnrlib.identity import LISTS_CODE, RUN_CODE, code_hash, hash_of
+from dnrlib.identity import LISTS_CODE, code_hash, files_of, hash_of
 from dnrlib.lists import CandidateLists
 from dnrlib.log import SPLITS
 from dnrlib.metrics import pooled_auc, ranking, summarise
@@ -46,7 +46,7 @@ SMALL = 30.0
 """Seconds below which one process does a run: to start several takes about half as long."""
 LISTS_EACH = 16
 """Lists of a batch below which another process is not worth its while."""
-CODE = (*RUN_CODE, "parallel.py", "costs.py")
+CODE = ("rerankers/*.py", *files_of("dnrlib.training"), "parallel.py", "costs.py")
 """What rates depend on."""
 SPEED = (
     "batch_size", "estimator", "likelihood", "noise", "generator", "lambda_m", "regulariser",

@@ -47,7 +47,7 @@ from dnrlib.experiments import (
     save,
     work_of,
 )  # fmt: skip
-from dnrlib.identity import code_hash, hash_of
+from dnrlib.identity import hash_of
 from dnrlib.lists import CandidateLists
 from dnrlib.parallel import Hardware, exit_with
 from dnrlib.prepare import DataConfig, prepare
@@ -384,7 +384,7 @@ def _as_tasks(
     checkpoints.mkdir(parents=True, exist_ok=True)
     pending = {}
     for name, config in todo.items():
-        given = (config, lists[hash_of(config.data)], code_hash(), wanted)
+        given = (config, lists[hash_of(config.data)], config.code, wanted)
         begun = task.options(name=name, **options)
         pending[begun.remote(*given, checkpoints / name, on_progress)] = config
     made_of = commit()
@@ -409,7 +409,7 @@ def _compute(
     on_progress: Hook,
 ) -> tuple[Record, Weights]:
     """A run, in a worker; what it is retried with is in ``folder`` if the worker can see that."""
-    if code_hash() != code:
+    if config.code != code:
         raise ConfigError(f"dnrlib on {socket.gethostname()} has other code than here")
     if wanted["GPU"] and not torch.cuda.is_available():
         raise ConfigError(f"gpus_per_run > 0, but torch on {socket.gethostname()} finds no GPU")

@@ -34,14 +34,15 @@ from dnrlib.costs import (
 from dnrlib.environment import commit, cores, machine, versions
 from dnrlib.errors import ConfigError, DataError, DnrError
 from dnrlib.files import replacing
-from dnrlib.identity import code_hash, from_dict, hash_of
+from dnrlib.identity import code_hash, files_of, from_dict, hash_of
 from dnrlib.lists import CandidateLists
+from dnrlib.losses import REGULARISERS
 from dnrlib.metrics import pooled_auc, ranking, summarise
 from dnrlib.noise import MLPNoise
 from dnrlib.parallel import Hardware, train
 from dnrlib.prepare import DataConfig, prepare
 from dnrlib.records import RESULTS, Record, ranked_record
-from dnrlib.rerankers import build
+from dnrlib.rerankers import build, class_of
 from dnrlib.training import Progress, Trainer, TrainingConfig, score_lists
 
 RUNS = Path("runs")
@@ -85,6 +86,11 @@ class RunConfig:
         """A few words for people."""
         return f"{self.method} ({self.data.what}, seed {self.seed})"
 
+    @property
+    def code(self) -> str:
+        """`run_code` of this run."""
+        return run_code(self.reranker, self.training.regulariser)
+
 
 def run_config(settings: Mapping[str, Any]) -> RunConfig:
     """A run from nested settings; the method's own settings come first.
@@ -124,6 +130,18 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def run_code(reranker: str, regulariser: str) -> str:
+    """Hash of the code that matters for a run: training, its own reranker and its own regulariser.
+
+    So a new reranker makes no recorded run of another one old.
+
+    Raises:
+        ConfigError: unknown reranker.
+    """
+    parts = (class_of(reranker), REGULARISERS[regulariser])
+    return code_hash(files_of("dnrlib.training", *(part.__module__ for part in parts)))
+
+
 def run_name(config: RunConfig, lists: CandidateLists) -> str:
     """Data set, protocol, method and seed, and the hash of configuration, data and code.
 
@@ -131,7 +149,7 @@ def run_name(config: RunConfig, lists: CandidateLists) -> str:
     numbers are drawn, but not what is computed. A run that was begun on one can go on on another,
     and its record says on which it ended.
     """
-    identity = hash_of(config, lists.fingerprint, code_hash())
+    identity = hash_of(config, lists.fingerprint, config.code)
     parts = (config.data.dataset, config.data.protocol, config.method, config.seed, identity)
     return ".".join(str(part) for part in parts)
 
@@ -268,7 +286,7 @@ def finished(
         run=run_name(config, lists),
         method=config.method,
         config=asdict(config),
-        code=code_hash(),
+        code=config.code,
         data=_describe(lists),
         **evaluate(reranker, lists, hardware.device),
         curves=[asdict(row) for row in trainer.curves] if trainer else [],

@@ -25,8 +25,8 @@ LISTS_CODE = (
     "shards.py",
 )
 """What candidate lists depend on."""
-RUN_CODE = ("rerankers/*.py", "noise.py", "losses.py", "training.py", "metrics.py")
-"""What a run depends on besides its lists."""
+PLUMBING = {"dnrlib.errors", "dnrlib.files", "dnrlib.identity", "dnrlib.lists", "dnrlib.log"}
+"""Modules that carry what a run computes, but compute nothing of it."""
 
 WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
@@ -40,10 +40,29 @@ def hash_of(*values: Any) -> str:
 
 
 @cache
-def code_hash(patterns: Iterable[str] = RUN_CODE) -> str:
+def code_hash(patterns: Iterable[str]) -> str:
     """Hash of the package's files as syntax trees: comments, docstrings and layout do not count."""
     files = sorted(path for pattern in patterns for path in PACKAGE.glob(pattern))
     return hash_of([(path.name, _tree(ast.parse(path.read_text("utf-8")))) for path in files])
+
+
+@cache
+def files_of(*modules: str) -> tuple[str, ...]:
+    """The files of modules and of all that they import from the package, but for the `PLUMBING`."""
+    found: set[str] = set()
+    waiting = set(modules)
+    while waiting := {name for name in waiting if name not in found | PLUMBING}:
+        found |= waiting
+        trees = [ast.parse((PACKAGE.parent / _file(name)).read_text("utf-8")) for name in waiting]
+        nodes = (node for tree in trees for node in ast.walk(tree))
+        imports = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+        waiting = {name for name in imports if name and name.startswith(f"{PACKAGE.name}.")}
+    return tuple(sorted(_file(name).removeprefix(f"{PACKAGE.name}/") for name in found))
+
+
+def _file(module: str) -> str:
+    path = module.replace(".", "/")
+    return f"{path}/__init__.py" if (PACKAGE.parent / path).is_dir() else f"{path}.py"
 
 
 def _tree(node: Any) -> Any:

@@ -5,8 +5,7 @@ from dataclasses import asdict
 import torch
 from worlds import make_lists
 
-from dnrlib.experiments import UNTRAINED, run_config
-from dnrlib.identity import code_hash
+from dnrlib.experiments import UNTRAINED, run_code, run_config
 from dnrlib.metrics import ranking, summarise
 from dnrlib.records import Record, ranked_record
 
@@ -24,7 +23,7 @@ def make_record(seed=0, method="concat", quality=0.3, lists=None, date="2020-01-
         run=f"{method}.{seed}.{date}",
         method=method,
         config=asdict(config),
-        code=code_hash(),
+        code=run_code("prm", "conditional"),
         data={
             "fingerprint": lists.fingerprint,
             "test": len(test),

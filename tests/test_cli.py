@@ -353,7 +353,7 @@ def test_a_plan_says_what_is_recorded(dnr, workplace, monkeypatch):
     assert "To do: 1 runs, of which 1 are predicted" in out
     assert re.search(r"with --workers 4, once lists are prepared: 0\.\d s\n", out)
     assert "of the cluster are not known" in dnr(*plan, "--engine", "ray")[1]
-    monkeypatch.setattr(cli, "code_hash", lambda: "changed")
+    monkeypatch.setattr(experiments, "run_code", lambda *parts: "changed")
     assert re.search(r"score +│ 0 +│ by other code", dnr(*plan)[1])
     monkeypatch.setitem(
         ENGINES, "local", lambda configs, *_, workers: map(experiments.run, configs)

@@ -24,7 +24,7 @@ from dnrlib.costs import Rates, note_sizes
 from dnrlib.engines import plan, run_locally, run_on_ray, threads_each
 from dnrlib.errors import ConfigError, DataError, DnrError
 from dnrlib.experiments import compute, merge, run_config, run_name
-from dnrlib.identity import code_hash, hash_of
+from dnrlib.identity import hash_of
 from dnrlib.prepare import prepare
 from dnrlib.records import Record, load_records
 
@@ -460,7 +460,7 @@ def test_a_worker_without_the_folder_leaves_nothing_and_other_code_is_refused(tm
     config, nowhere = configured(), tmp_path / "nosuch/runs/some"
     one_core = {"CPU": 1.0, "GPU": 0.0}
     lists = prepare(config.data)
-    engines._compute(config, lists, code_hash(), one_core, nowhere, engines.silent)
+    engines._compute(config, lists, config.code, one_core, nowhere, engines.silent)
     assert left_behind(tmp_path) == set()
     assert not nowhere.parent.exists()
     with pytest.raises(ConfigError, match="dnrlib on .* has other code than here"):

@@ -164,7 +164,7 @@ def test_other_settings_lists_and_code_are_other_runs(monkeypatch):
     ]
     names = {experiments.run_name(config, lists) for config in changed}
     names.add(experiments.run_name(configured(), lists[:-1]))
-    monkeypatch.setattr(experiments, "code_hash", lambda: "changed")
+    monkeypatch.setattr(experiments, "run_code", lambda *parts: "changed")
     names.add(experiments.run_name(configured(), lists))
     assert len(names) == len(changed) + 2
 

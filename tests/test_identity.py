@@ -8,7 +8,7 @@ import pytest
 from dnrlib import identity
 from dnrlib.errors import ConfigError
 from dnrlib.experiments import METHODS, RunConfig, run_config
-from dnrlib.identity import code_hash, from_dict, hash_of
+from dnrlib.identity import code_hash, files_of, from_dict, hash_of
 
 CODE = """
 import math
@@ -86,9 +86,35 @@ def test_a_renamed_and_an_added_file_change_the_hash(hash_code, tmp_path):
     assert code_hash.__wrapped__(("losses.py",)) != before
 
 
-@pytest.mark.parametrize("patterns", [identity.LISTS_CODE, identity.RUN_CODE])
-def test_every_pattern_names_files(patterns):
-    assert all(list(identity.PACKAGE.glob(pattern)) for pattern in patterns)
+def test_every_pattern_names_files():
+    assert all(list(identity.PACKAGE.glob(pattern)) for pattern in identity.LISTS_CODE)
+
+
+def test_a_run_is_made_by_its_own_reranker_and_what_training_imports():
+    shared = {"losses.py", "metrics.py", "noise.py", "rerankers/base.py", "training.py"}
+    assert set(files_of("dnrlib.training")) == shared
+    assert set(files_of("dnrlib.training", "dnrlib.rerankers.prm")) == shared | {"rerankers/prm.py"}
+
+
+def test_files_are_followed_through_imports(tmp_path, monkeypatch):
+    package = tmp_path / "pack"
+    (package / "models").mkdir(parents=True)
+    texts = {
+        "models/__init__.py": "from pack.models.one import One",
+        "models/one.py": "from pack.models.two import Two\nimport math",
+        "models/two.py": "from pack.errors import Wrong\nfrom pack import __version__",
+        "errors.py": "",
+    }
+    for name, text in texts.items():
+        (package / name).write_text(text)
+    monkeypatch.setattr(identity, "PACKAGE", package)
+    monkeypatch.setattr(identity, "PLUMBING", {"pack.errors"})
+    assert files_of.__wrapped__("pack.models.one") == ("models/one.py", "models/two.py")
+    assert files_of.__wrapped__("pack.models") == (
+        "models/__init__.py",
+        "models/one.py",
+        "models/two.py",
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

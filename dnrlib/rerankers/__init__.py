@@ -21,16 +21,25 @@ SIZES = ("users", "items", "n", "history", "return")
 """What comes from the lists and is no option."""
 
 
+def class_of(name: str) -> type[Reranker]:
+    """The reranker of a name.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in RERANKERS:
+        raise ConfigError(f"reranker {name!r} is unknown: choose one of {', '.join(RERANKERS)}")
+    return RERANKERS[name]
+
+
 def build(name: str, lists: CandidateLists, **options: Any) -> Reranker:
     """A reranker of the sizes that the lists have.
 
     Raises:
         ConfigError: unknown name, an option that the reranker does not have, or a wrong value.
     """
-    if name not in RERANKERS:
-        raise ConfigError(f"reranker {name!r} is unknown: choose one of {', '.join(RERANKERS)}")
+    kind = class_of(name)
     n, history = lists.items.shape[1], lists.history.shape[1]
-    kind = RERANKERS[name]
     known = {key: hint for key, hint in get_type_hints(kind.__init__).items() if key not in SIZES}
     for key, value in options.items():
         if key not in known:
@@ -43,4 +52,4 @@ def build(name: str, lists: CandidateLists, **options: Any) -> Reranker:
         raise ConfigError(f"reranker {name!r}: {error}") from error
 
 
-__all__ = ["PRM", "RERANKERS", "SCORE_USES", "Reranker", "ScoreInput", "build"]
+__all__ = ["PRM", "RERANKERS", "SCORE_USES", "Reranker", "ScoreInput", "build", "class_of"]
