@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dnrlib import divergences  # noqa: F401 (adds its regularisers, in the processes too)
 from dnrlib.errors import ConfigError, DnrError
 from dnrlib.lists import CandidateLists
 from dnrlib.training import Progress, Trainer, TrainingConfig

@@ -1,5 +1,6 @@
 """A run is done once, survives a kill, and is what its configuration says."""
 
+import math
 import re
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from dnrlib.experiments import (
     took,
 )
 from dnrlib.identity import hash_of
+from dnrlib.losses import REGULARISERS
 from dnrlib.parallel import Hardware
 from dnrlib.prepare import prepare
 from dnrlib.records import Record, load_records
@@ -167,6 +169,24 @@ def test_other_settings_lists_and_code_are_other_runs(monkeypatch):
     monkeypatch.setattr(experiments, "run_code", lambda *parts: "changed")
     names.add(experiments.run_name(configured(), lists))
     assert len(names) == len(changed) + 2
+
+
+@pytest.mark.parametrize("name", [name for name in REGULARISERS if "-" in name])
+def test_every_estimator_of_l_x_can_train_a_generator(name):
+    training = {"regulariser": name, "epochs": 2}
+    config = configured(method="DNR-B", training=training, data={"train_lists": 100})
+    assert config.code != configured(method="DNR-B").code
+    record = run(config)
+    assert math.isfinite(record.curves[-1]["losses"]["L_x"])
+
+
+def test_two_processes_know_every_estimator():
+    config = configured(
+        method="DNR-B",
+        training={"regulariser": "pooled-beta", "epochs": 2},
+        data={"train_lists": 100},
+    )
+    assert run(config, hardware=Hardware(devices=2)).cost["devices"] == 2
 
 
 def test_a_record_says_what_came_out():

@@ -57,7 +57,10 @@ def test_constraints_name_no_place():
 
 
 def test_core_needs_neither_polars_nor_the_book_nor_the_command_line():
-    core = "lists log protocols retriever rerankers noise losses training metrics statistics errors"
+    core = (
+        "lists log protocols retriever rerankers noise losses training metrics statistics errors "
+        "theory divergences"
+    )
     others = {"polars", "yaml", "typer", "rich", "matplotlib", "IPython"}
     program = (
         "import importlib, sys\n"
