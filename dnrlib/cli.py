@@ -463,6 +463,20 @@ def _engine(name: str, **options: Any) -> Any:
 
 
 @app.command()
+def measure(
+    what: Annotated[str, typer.Argument(help="noise or embeddings.")],
+    experiment: Annotated[str, typer.Option(help="A file of experiments/, without its ending.")],
+    runs: Annotated[
+        Path, typer.Option(help="The folder of weights; runs that it lacks are done again.")
+    ] = Path("runs"),
+) -> None:
+    """Measure something on the weights of an experiment's recorded runs, and write it down."""
+    from dnrlib.measurements import measure
+
+    console.print(f"Wrote {measure(what, experiment, runs=runs, say=console.print)}")
+
+
+@app.command()
 def book(
     profile: Annotated[str, typer.Option(help="How much to compute: quick, ci or full.")] = "quick",
     dataset: Annotated[

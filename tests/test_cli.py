@@ -396,3 +396,30 @@ def test_the_book_is_built_with_profile_and_data(dnr, monkeypatch, tmp_path):
     assert out.startswith("No auto here.\n")
     assert "Wrote book/durations.json\n" in out
     assert (asked, opened) == ([("full", "ml-100k")], [tmp_path.as_uri()])
+
+
+def test_a_measurement_is_asked_for_by_name(dnr, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "dnrlib.measurements.measure",
+        lambda what, experiment, runs, say: asked.append((what, experiment, runs)) or "a file",
+    )
+    code, out, _ = dnr("measure", "noise", "--experiment", "seeds", "--runs", "elsewhere")
+    assert (code, out) == (0, "Wrote a file\n")
+    assert dnr("measure", "noise", "--experiment", "seeds")[0] == 0
+    assert asked == [("noise", "seeds", Path("elsewhere")), ("noise", "seeds", Path("runs"))]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["measure", "--help"], 0, ["--experiment", "--runs", "noise or embeddings"]),
+        (["measure", "x", "--experiment", "seeds"], 2, ["measure 'x' is unknown: choose one of"]),
+        (["measure", "noise", "--experiment", "nosuch"], 3, ["no such experiment"]),
+        (["measure", "noise"], 2, ["--experiment"]),
+    ],
+)
+def test_measuring_explains_itself(dnr, command, code, words):
+    found, out, err = dnr(*command)
+    assert found == code
+    assert all(word in out + err for word in words)
