@@ -15,6 +15,7 @@ from dnrlib.book.notebooks import BookError, chapters, defaults, pages, read_cha
 from dnrlib.book.parameters import fitted, load_profile
 from dnrlib.book.prose import check_prose
 from dnrlib.book.site import check_site, render
+from dnrlib.book.symbols import NOTATION, check_symbols, with_anchors
 from dnrlib.errors import ConfigError
 from dnrlib.units import duration
 
@@ -37,14 +38,15 @@ def build(profile: str = "quick", dataset: str | None = None, root: Path | str =
 
     Raises:
         ConfigError: an unknown profile, or a parameter that does not fit.
-        BookError: a chapter is not stored as it must be, a bare number in prose, a failing cell,
-            a warning of Jupyter Book, or a fault of the site.
+        BookError: a chapter is not stored as it must be, a bare number in prose, a symbol that
+            nobody explains, a failing cell, a warning of Jupyter Book, or a fault of the site.
     """
     root = Path(root).resolve()
     shutil.rmtree(root / SITE, ignore_errors=True)
     shutil.rmtree(root / SOURCE, ignore_errors=True)
     plan = _plan(root, profile, dataset)
     _refuse(_bare_numbers(root), "numbers in prose that are not bound")
+    _refuse(check_symbols(root), "symbols that are not explained")
     began = time.time()
     for number, (name, path) in enumerate(chapters(root).items(), start=1):
         print(f"[{number}/{len(plan)}] {name}", flush=True)
@@ -162,6 +164,8 @@ def _copy_the_rest(root: Path, since: float) -> None:
     source = root / SOURCE
     others = shutil.ignore_patterns("*.ipynb", "*.json", "profiles", "_static", ".*")
     shutil.copytree(root / "book", source / "book", ignore=others, dirs_exist_ok=True)
+    if (notation := source / NOTATION).is_file():
+        notation.write_text(with_anchors(notation.read_text("utf-8")), "utf-8")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copyfile(root / name, source / name)
     if (root / "book/_static").is_dir():

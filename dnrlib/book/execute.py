@@ -17,6 +17,7 @@ from traitlets.config import Config
 
 from dnrlib.book.notebooks import BookError, code_cells
 from dnrlib.book.provenance import add_provenance
+from dnrlib.book.symbols import add_symbols
 
 # sockets in files: a kernel on TCP warns on every start that others on the machine may listen
 _KERNEL = Config() if sys.platform == "win32" else Config(KernelManager={"transport": "ipc"})
@@ -32,7 +33,8 @@ def execute(
 ) -> float:
     """Execute the notebook `source` with `root` as its folder, and write it to `target`.
 
-    What cells print is passed on as it comes. The page says what was ``predicted``, in seconds.
+    What cells print is passed on as it comes. Added are the symbols of the page, and how it was
+    made, with what was ``predicted``, in seconds.
 
     Returns:
         Seconds that it took.
@@ -59,6 +61,7 @@ def execute(
         raise BookError(_failure(source, error.exec_count, error.source, error.traceback)) from None
     seconds = time.monotonic() - began
     _refuse_errors(source, notebook)
+    add_symbols(notebook, root)
     add_provenance(notebook, root, source.stem, profile, parameters, seconds, predicted)
     nbformat.write(notebook, target)
     return seconds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from dnrlib.book.notebooks import code_cells
+from dnrlib.book.notebooks import chapters, code_cells
+from dnrlib.book.parameters import load_profile
 from dnrlib.environment import commit, machine, versions
 from dnrlib.units import duration
 
@@ -38,6 +41,7 @@ def add_provenance(
         "Parameters": ", ".join(f"`{name} = {value!r}`" for name, value in parameters.items())
         or "the defaults above",
         **{name.capitalize(): value for name, value in _bound(notebook).items()},
+        "Figures of this page": f"`{_command(root, chapter, profile, parameters)}`",
         "Machine": machine(),
         "Versions": used,
     }
@@ -45,6 +49,17 @@ def add_provenance(
     text = f":::{{admonition}} How this page was made\n:class: note dropdown\n\n{lines}\n:::"
     cell = nbformat.v4.new_markdown_cell(text, id=f"provenance-{chapter}"[:64])
     notebook.cells.append(cell)
+
+
+def _command(root: Path, chapter: str, profile: str, parameters: Mapping[str, Any]) -> str:
+    """What executes the chapter, and so draws its figures, with these parameters."""
+    of_profile = load_profile(root, profile, chapters(root)).get(chapter, {})
+    words = ["dnr", "book", "--chapter", chapter, "--profile", profile]
+    for name, value in parameters.items():
+        if name not in of_profile or of_profile[name] != value:
+            # JSON is YAML, as which the command line reads a value
+            words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(words)
 
 
 def _bound(notebook: NotebookNode) -> dict[str, str]:
