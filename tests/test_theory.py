@@ -371,3 +371,17 @@ def test_unknown_objective_and_negative_weight_are_refused():
         theory.best_generator(world, q, "best")
     with pytest.raises(ConfigError, match="lambda_m = -1"):
         theory.best_reranker(world, phi, -1)
+
+
+def test_under_the_chain_nothing_beats_the_order_of_the_score():
+    """Every choice of two of three candidates, for every request and score vector."""
+    some = theory.random_world(n=3, levels=3, chain=True)
+    liked = some.x_values**2  # each candidate's chance rises with its own score
+    chances = torch.where(some.z_values == 1, liked[:, None], 1 - liked[:, None]).prod(2)
+    world = World(some.prior, some.scores, chances.expand_as(some.feedback), some.levels, 3)
+    expected = world.feedback @ world.z_values  # u x n
+    choices = torch.combinations(torch.arange(3))
+    hits = expected[..., choices].sum(-1)
+    by_score = expected.gather(2, some.x_values.topk(2).indices.expand(len(some.prior), -1, -1))
+    torch.testing.assert_close(by_score.sum(-1), hits.max(-1).values, rtol=0, atol=EXACT)
+    assert (hits.max(-1).values - hits.min(-1).values).max() > 0.1

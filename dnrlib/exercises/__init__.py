@@ -1,0 +1,27 @@
+"""The book's exercises in code: a chapter's cell calls ``check`` with the reader's function."""
+
+from __future__ import annotations
+
+from dnrlib.errors import ConfigError
+from dnrlib.exercises import embeddings, game, noise, phases, theory
+from dnrlib.exercises.core import Answer, Exercise, Feedback
+
+EXERCISES = {
+    exercise.name: exercise
+    for module in (theory, noise, game, phases, embeddings)
+    for exercise in module.EXERCISES
+}
+
+
+def check(name: str, answer: Answer) -> Feedback:
+    """Whether the reader's function is right and, if not, what is wrong with it.
+
+    Raises:
+        ConfigError: no exercise has that name.
+    """
+    if name not in EXERCISES:
+        raise ConfigError(f"no exercise {name!r}: there are {', '.join(EXERCISES)}")
+    return EXERCISES[name].check(answer)
+
+
+__all__ = ["EXERCISES", "Exercise", "Feedback", "check"]
