@@ -204,8 +204,7 @@ def silhouette(
     """Mean silhouette in [-1, 1] of the liked and of the others, each kind counting one half.
 
     The usual mean over all candidates would be that of the others, who are far more. Features
-    are standardised, distances Euclidean (Rousseeuw 1987; for
-    the mean, Pavlopoulos et al. 2024).
+    are standardised, distances Euclidean (Rousseeuw 1987; for the mean, Pavlopoulos et al. 2024).
 
     Raises:
         ConfigError: all candidates are of one kind.

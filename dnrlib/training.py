@@ -62,7 +62,7 @@ class TrainingConfig:
     adversarial_weight: float = 1.0
     regulariser_weight: float = 1.0
     regulariser: str = "conditional"
-    """``conditional`` or ``pooled``: see `dnrlib.losses`."""
+    """``conditional`` or ``pooled``: see `dnrlib.losses`; others are in `dnrlib.divergences`."""
     generator_learning_rate: float = 1e-3
     patience: int = 0
     """Stop after so many epochs without a better validation NDCG@6; 0 never stops. With a
