@@ -15,11 +15,13 @@ from dnrlib import __version__
 def commit(root: Path | str = ".") -> str:
     """The commit that is checked out in `root`, marked where files differ from it.
 
-    Records do not count: a run leaves one, and the next was not made by other code.
+    Records and measurements do not count: what one run leaves does not make the next one's code
+    another.
     """
     try:
         name = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
+        left = [f":(exclude){folder}" for folder in ("results", "measurements")]
+        changed = _git(root, "status", "--porcelain", "--", ".", *left)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{name} with local changes" if changed else name
