@@ -17,14 +17,6 @@ from dnrlib.exercises import EXERCISES, Exercise
 ROOT = Path(__file__).parents[1]
 PATHS = chapters(ROOT)
 NOTEBOOKS = {name: nbformat.read(ROOT / path, as_version=4) for name, path in PATHS.items()}
-INTERLEAVED = (
-    "denoising-view",
-    "what-direct-training-misses",
-    "noise",
-    "adversarial-game",
-    "when-denoising-helps",
-    "embeddings",
-)
 EXERCISE = re.compile(r"^[:`]{3,}\{exercise(?:-start)?\}[^\n]*\n:label: (?P<label>\S+)", re.M)
 SOLUTION = re.compile(
     r"^(?P<fence>[:`]{3,})\{solution(?P<kind>-start)?\} (?P<label>\S+)\n"
@@ -33,7 +25,7 @@ SOLUTION = re.compile(
 )
 CHECK = re.compile(r'^exercises\.check\("(?P<name>\w+)", (?P<function>\w+)\)$', re.M)
 PYTHON = re.compile(r"^```python\n(?P<code>.*?)^```$", re.M | re.S)
-NO_EXERCISE = ("Summary", "Exercises")
+NO_EXERCISE = ("Summary", "Further reading")  # they teach nothing of their own
 
 
 def prose(chapter: str) -> str:
@@ -71,7 +63,12 @@ def test_labels_of_exercises_are_unique():
     assert sorted(labels) == sorted(set(labels))
 
 
-@pytest.mark.parametrize("chapter", INTERLEAVED)
+@pytest.mark.parametrize("chapter", NOTEBOOKS)
+def test_two_exercises_of_a_chapter_are_in_code(chapter):
+    assert len({name for where, _, name in checked() if where == chapter}) >= 2
+
+
+@pytest.mark.parametrize("chapter", NOTEBOOKS)
 def test_each_section_has_an_exercise(chapter):
     sections = re.split(r"^## ", prose(chapter), flags=re.M)[1:]
     without = [text.split("\n")[0] for text in sections if not EXERCISE.search(text)]
@@ -98,6 +95,16 @@ def test_an_exercise_in_code(chapter, code, name):
     assert repr(exercise.check(defined_by(printed, name))).startswith("Right: ")
 
 
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_the_truth_is_right_and_each_mistake_is_named(exercise):
+    assert exercise.check(exercise.truth).passed
+    assert exercise.mistakes
+    for words, mistake in exercise.mistakes.items():
+        feedback = exercise.check(mistake)
+        assert not feedback.passed
+        assert feedback.message.endswith(words)
+
+
 def test_an_unknown_exercise_is_refused():
     with pytest.raises(ConfigError, match="no exercise 'nothing': there are"):
         exercises.check("nothing", abs)
@@ -121,6 +128,7 @@ def said(answer, exercise=ROW_MEANS) -> str:
 def test_a_right_answer_may_be_a_tensor_an_array_or_a_list():
     assert said(lambda scores: scores.mean(1)) == "Right: row_means agrees on 2 cases"
     assert said(lambda scores: scores.numpy().mean(1)).startswith("Right")
+    assert said(lambda scores: scores.numpy()[::-1].mean(1)[::-1]).startswith("Right")
     assert said(lambda scores: [sum(row) / 2 for row in scores.tolist()]).startswith("Right")
     assert said(lambda scores: scores.requires_grad_().mean(1)).startswith("Right")
 

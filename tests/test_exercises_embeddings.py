@@ -1,23 +1,11 @@
-"""What the chapter's checkers say to the stub, to right answers and to each known mistake."""
+"""The right answers of the exercises on embeddings are those of scikit-learn."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score, silhouette_samples
 
-from dnrlib import exercises
-from dnrlib.exercises.embeddings import EXERCISES, probe_auc, silhouette_of
-
-
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
-def test_feedback(exercise):
-    assert not exercise.check(lambda *arguments: ...).passed
-    assert "returned nothing" in exercise.check(lambda *arguments: None).message
-    assert exercises.check(exercise.name, exercise.truth).passed
-    for words, mistake in exercise.mistakes.items():
-        feedback = exercise.check(mistake)
-        assert not feedback.passed
-        assert words in feedback.message
+from dnrlib.exercises.embeddings import probe_auc, silhouette_of
 
 
 def test_the_silhouette_is_that_of_scikit_learn():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dnrlib.errors import ConfigError
-from dnrlib.exercises import embeddings, game, noise, phases, theory
+from dnrlib.exercises import cascade, embeddings, game, noise, phases, theory
 from dnrlib.exercises.core import Answer, Exercise, Feedback
 
 EXERCISES = {
     exercise.name: exercise
-    for module in (theory, noise, game, phases, embeddings)
+    for module in (cascade, theory, noise, game, phases, embeddings)
     for exercise in module.EXERCISES
 }
 

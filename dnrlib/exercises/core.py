@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,6 +102,8 @@ def _call(answer: Answer, arguments: Sequence[Any]) -> Any:
 
 
 def _numbers(value: Any) -> Tensor:
+    if isinstance(value, np.ndarray):
+        value = value.copy()  # torch refuses one that runs backwards
     return torch.as_tensor(value, dtype=torch.float64).detach()
 
 
