@@ -23,6 +23,7 @@ def sampled(estimator, draws=3000, lists=12):
     return lists * float(torch.stack(rows).double().var(dim=0).sum())
 
 
+@pytest.mark.equation("eq-variances")
 def test_the_formulas_foretell_the_variance_of_the_trainers_own_steps():
     made = Trainer(Linear(), TRAIN, VALIDATION, MANY)
     before = weights(made.reranker)
