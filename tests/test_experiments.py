@@ -370,6 +370,20 @@ def test_a_grid_is_every_combination_over_the_base(tmp_path):
     assert all((c.training.epochs, c.data.dataset) == (9, "simulated") for c in configs)
 
 
+def test_a_value_of_a_grid_may_be_settings(tmp_path):
+    experiment(
+        tmp_path,
+        """
+        base: {method: DNR-B, training: {epochs: 9, lambda_e: 1}}
+        grid: {training: [{}, {regulariser: pooled}, {adversarial_weight: 0.0}]}
+        """,
+    )
+    training = [config.training for config in load_experiment("some")]
+    assert [t.regulariser for t in training] == ["conditional", "pooled", "conditional"]
+    assert [t.adversarial_weight for t in training] == [1.0, 1.0, 0.0]
+    assert {t.epochs for t in training} == {9}
+
+
 def test_the_same_run_is_there_once(tmp_path):
     experiment(tmp_path, "base: {}\ngrid: {method: [score, none], seed: [0, 1, 2]}")
     assert [(c.method, c.seed) for c in load_experiment("some")] == [
