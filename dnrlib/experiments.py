@@ -445,7 +445,8 @@ def load_experiment(name: str, folder: Path | None = None) -> list[RunConfig]:
     """The runs of experiments/NAME.yml: every combination of the ``grid`` over the ``base``.
 
     A value of the grid is that of one setting (``data.protocol: [retrieved, …]``) or of several
-    (``training: [{}, {lambda_m: 0.1}]``), which are then joined with the base's. A combination that comes to the same run as an earlier one is left out.
+    (``training: [{}, {lambda_m: 0.1}]``), which are then joined with the base's. A combination that
+    comes to the same run as an earlier one is left out.
 
     Raises:
         DataError: there is no such file, or it is not an experiment.
