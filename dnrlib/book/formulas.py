@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from dnrlib.book.prose import _DIRECTIVE, _MYST, _VERBATIM
+from dnrlib.book.prose import DIRECTIVE, MYST, VERBATIM
 
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
@@ -144,15 +144,15 @@ def _plain(script: str) -> str:
 
 def formulas(text: str) -> Iterator[str]:
     """The formulas of MyST text, in order, those within directives too."""
-    for token in _MYST.parse(text):
+    for token in MYST.parse(text):
         if token.type.startswith("math_block") or token.type == "amsmath":
             yield token.content
         elif token.type == "inline":
             yield from (c.content for c in token.children or [] if c.type.startswith("math_inline"))
         elif token.type in ("fence", "colon_fence"):
-            directive = _DIRECTIVE.match(token.info)
+            directive = DIRECTIVE.match(token.info)
             if directive and directive["name"] == "math":
                 yield token.content
-            elif directive and directive["name"] not in _VERBATIM:
+            elif directive and directive["name"] not in VERBATIM:
                 yield from formulas(directive["title"])
                 yield from formulas(token.content)

@@ -24,7 +24,7 @@ from mdit_py_plugins.front_matter import front_matter_plugin
 from mdit_py_plugins.myst_blocks import myst_block_plugin
 from mdit_py_plugins.myst_role import myst_role_plugin
 
-_MYST = MarkdownIt("commonmark").enable("table")
+MYST = MarkdownIt("commonmark").enable("table")
 for _plugin in (
     amsmath_plugin,
     attrs_plugin,
@@ -35,10 +35,10 @@ for _plugin in (
     myst_block_plugin,
     myst_role_plugin,
 ):
-    _MYST.use(_plugin)
+    MYST.use(_plugin)
 
-_VERBATIM = {"bibliography", "code", "code-block", "code-cell", "eval-rst", "math", "raw"}
-_DIRECTIVE = re.compile(r"\s*\{(?P<name>[^}]+)\}\s*(?P<title>.*)")
+VERBATIM = {"bibliography", "code", "code-block", "code-cell", "eval-rst", "math", "raw"}
+DIRECTIVE = re.compile(r"\s*\{(?P<name>[^}]+)\}\s*(?P<title>.*)")
 _OPTION = re.compile(r"^\s*:[\w-]+:.*$", re.MULTILINE)
 _NUMBER = re.compile(
     r"(?<![\w.@#])(?<!\w-)(?P<value>\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)(?!\w|[.,]\d)"
@@ -86,7 +86,7 @@ def _is_result(match: re.Match[str]) -> bool:
 
 def _prose(text: str, first: int) -> Iterator[tuple[int, str]]:
     """Line and text of what a reader reads as prose."""
-    for token in _MYST.parse(text):
+    for token in MYST.parse(text):
         line = first + token.map[0] if token.map else first
         if token.type == "inline":
             yield from _inline(token.children or [], line)
@@ -95,8 +95,8 @@ def _prose(text: str, first: int) -> Iterator[tuple[int, str]]:
 
 
 def _directive(token: Token, line: int) -> Iterator[tuple[int, str]]:
-    directive = _DIRECTIVE.match(token.info)
-    if directive and directive["name"] not in _VERBATIM:
+    directive = DIRECTIVE.match(token.info)
+    if directive and directive["name"] not in VERBATIM:
         yield from _prose(directive["title"], line)
         yield from _prose(_OPTION.sub("", token.content), line + 1)
 
