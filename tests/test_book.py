@@ -19,7 +19,7 @@ from dnrlib.book import (
 )
 from dnrlib.book.notebooks import chapters, defaults, pages, read_chapter
 from dnrlib.book.parameters import fitted, load_profile
-from dnrlib.book.prose import bare_numbers
+from dnrlib.book.prose import bare_numbers, check_glue
 from dnrlib.book.provenance import add_provenance
 from dnrlib.book.site import check_site
 from dnrlib.errors import ConfigError
@@ -311,6 +311,15 @@ def test_a_bare_number_fails_the_build_and_is_located(book):
     root = book(notebook(prose="# One\n\nIt is\n0.773 here."))
     assert check_prose(root / "book/one.ipynb") == ["cell 1, line 4: 0.773"]
     with pytest.raises(BookError, match=r"book/one.ipynb, cell 1, line 4: 0.773"):
+        build(root=root)
+
+
+def test_a_value_of_another_page_needs_a_format(book):
+    good = "# One\n\n{glue:text}`one.ipynb::a:.3f`, {glue:text}`a`, {glue:text}`one.ipynb::b:s`"
+    root = book(notebook(prose=good + "\n{glue:text}`one.ipynb::a`"))
+    fault = "cell 1, line 4: {glue:text}`one.ipynb::a`"
+    assert check_glue(root / "book/one.ipynb") == [fault]
+    with pytest.raises(BookError, match=re.escape(fault)):
         build(root=root)
 
 

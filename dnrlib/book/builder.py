@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dnrlib.book.durations import LAST, key_of, note, predicted, record
 from dnrlib.book.execute import execute
 from dnrlib.book.notebooks import BookError, chapters, defaults, pages, read_chapter
 from dnrlib.book.parameters import fitted, load_profile
-from dnrlib.book.prose import check_prose
+from dnrlib.book.prose import check_glue, check_prose
 from dnrlib.book.site import check_site, render
 from dnrlib.book.symbols import NOTATION, check_symbols, with_anchors
 from dnrlib.errors import ConfigError
@@ -45,7 +45,8 @@ def build(profile: str = "quick", dataset: str | None = None, root: Path | str =
     shutil.rmtree(root / SITE, ignore_errors=True)
     shutil.rmtree(root / SOURCE, ignore_errors=True)
     plan = _plan(root, profile, dataset)
-    _refuse(_bare_numbers(root), "numbers in prose that are not bound")
+    _refuse(_found(root, check_prose), "numbers in prose that are not bound")
+    _refuse(_found(root, check_glue), "values of another page need a format, such as :.3f or :s")
     _refuse(check_symbols(root), "symbols that are not explained")
     began = time.time()
     for number, (name, path) in enumerate(chapters(root).items(), start=1):
@@ -150,8 +151,8 @@ def _parameters(
     return fitted({**profile, **shared, **(given or {})}, own, path.stem)
 
 
-def _bare_numbers(root: Path) -> list[str]:
-    return [f"{page}, {found}" for page in pages(root) for found in check_prose(root / page)]
+def _found(root: Path, check: Callable[[Path], list[str]]) -> list[str]:
+    return [f"{page}, {fault}" for page in pages(root) for fault in check(root / page)]
 
 
 def _refuse(faults: list[str], what: str) -> None:

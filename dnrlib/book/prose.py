@@ -46,6 +46,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"\w+://\S+")
+_NO_FORMAT = re.compile(r"\{glue:text\}`[^`:]+::[^`:]+`")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 
 
@@ -55,6 +56,16 @@ def check_prose(path: Path | str) -> list[str]:
         f"{place}line {line}: {number}"
         for place, text in _texts(Path(path))
         for line, number in bare_numbers(text)
+    ]
+
+
+def check_glue(path: Path | str) -> list[str]:
+    """Values of another page without a format, which MyST-NB cannot read; with their places."""
+    return [
+        f"{place}line {line}: {match.group()}"
+        for place, text in _texts(Path(path))
+        for line, row in enumerate(text.splitlines(), start=1)
+        for match in _NO_FORMAT.finditer(row)
     ]
 
 
