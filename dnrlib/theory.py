@@ -279,6 +279,13 @@ def play(
 # Worlds ---------------------------------------------------------------------------------------
 
 
+def random_table(rows: int, columns: int, seed: int, scale: float = 1.0) -> Float[Tensor, "a b"]:
+    """Laws in rows, with normal logits of standard deviation ``scale``: a reranker or generator."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    return (scale * logits).softmax(-1)
+
+
 def random_world(
     seed: int = 0, users: int = 3, n: int = 2, levels: int = 3, chain: bool = False
 ) -> World:

@@ -16,17 +16,11 @@ SEEDS = st.integers(0, 10**6)
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(2, 4))
 
 
-def table(shape, seed, scale=1.0):
-    """A random law in each row."""
-    generator = torch.Generator().manual_seed(seed)
-    return (scale * torch.randn(shape, generator=generator, dtype=torch.float64)).softmax(-1)
-
-
 def random_case(seed, sizes, scale=1.0):
     users, n, levels = sizes
     world = theory.random_world(seed, users, n, levels)
-    q = table(world.p_z_given_x.shape, seed + 1, scale)
-    phi = table(world.p_x_given_z.shape, seed + 2, scale)
+    q = theory.random_table(*world.p_z_given_x.shape, seed + 1, scale)
+    phi = theory.random_table(*world.p_x_given_z.shape, seed + 2, scale)
     return world, q, phi
 
 
@@ -231,7 +225,7 @@ def test_bound_holds_on_average_and_is_tight_only_if_scores_are_ignored(seed, si
 
 def test_bound_fails_for_single_feedbacks():
     world = theory.random_world(seed=0)
-    rerankers = (table(world.p_z_given_x.shape, seed, scale=2.0) for seed in range(50))
+    rerankers = (theory.random_table(*world.p_z_given_x.shape, seed, 2.0) for seed in range(50))
     below = [(theory.l_direct(q, world) < world.evidence).any() for q in rerankers]
     assert any(below)
 
