@@ -42,7 +42,9 @@ def _of_each_request(world: World) -> Float[Tensor, ""]:
 
 
 WORLDS = {"a random world": theory.random_world(1), "a cascade": theory.cascade(n=1)}
-TABLES = {name: theory.random_table(*world.p_z_given_x.shape, 2) for name, world in WORLDS.items()}
+TABLES = {
+    name: theory.random_table(len(world.p_x), len(world.p_z), 2) for name, world in WORLDS.items()
+}
 GENERATORS = {name: (table / table.sum(0)).T for name, table in TABLES.items()}
 
 EXERCISES = [
