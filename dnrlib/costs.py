@@ -46,7 +46,7 @@ SMALL = 30.0
 """Seconds below which one process does a run: to start several takes about half as long."""
 LISTS_EACH = 16
 """Lists of a batch below which another process is not worth its while."""
-CODE = ("rerankers/*.py", *files_of("dnrlib.training"), "parallel.py", "costs.py")
+CODE = ("rerankers/*.py", *files_of("dnrlib.trainers"), "parallel.py", "costs.py")
 """What rates depend on."""
 SPEED = (
     "batch_size", "estimator", "likelihood", "noise", "generator", "lambda_m", "regulariser",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
+from dnrlib.errors import ConfigError
 from dnrlib.figures import PALETTE
 
 
@@ -60,3 +65,61 @@ def _narrowing(
 def _dots(ax: Axes, x: np.ndarray, y: np.ndarray, score: np.ndarray, liked: np.ndarray) -> None:
     rings = [PALETTE[1] if like else "none" for like in liked]
     ax.scatter(x, y, s=55, c=score, cmap="Blues", vmin=-0.3, vmax=1, edgecolors=rings, lw=1.8)
+
+
+FLOW_COLOURS = {
+    "input": "#EEEEEE",
+    "learned": "#CCE3F0",
+    "loss": "#F7DDCB",
+    "output": "#CCECE3",
+}
+"""What a box of a `flow` is -> its colour."""
+
+
+def flow(boxes: Mapping[str, Mapping[str, Any]], arrows: Sequence[Sequence[Any]]) -> Figure:
+    """How data flow through a model, from top to bottom.
+
+    Args:
+        boxes: name -> ``at`` (column, row; 0 is left and top, halves are allowed), ``text`` and
+            ``kind``, a name in `FLOW_COLOURS`; ``width`` in columns is 1 if not given.
+        arrows: from, to and, if wanted, words beside it.
+
+    Raises:
+        ConfigError: an arrow begins or ends at no box, or a kind is unknown.
+    """
+    columns = max(box["at"][0] + box.get("width", 1) / 2 for box in boxes.values()) + 0.5
+    rows = max(box["at"][1] for box in boxes.values()) + 1
+    fig, ax = plt.subplots(figsize=(5.2, 0.2 + 0.85 * rows))
+    ax.set(xlim=(-0.05, columns + 0.05), ylim=(rows - 0.45, -0.55))
+    ax.set_axis_off()
+    for name, box in boxes.items():
+        if box["kind"] not in FLOW_COLOURS:
+            known = ", ".join(FLOW_COLOURS)
+            raise ConfigError(f"box {name}: kind {box['kind']!r} is unknown: choose one of {known}")
+        (column, row), width = box["at"], box.get("width", 1)
+        middle = column + 0.5
+        style = "square,pad=0" if box["kind"] == "input" else "round,pad=0,rounding_size=0.1"
+        size = (middle - width * 0.46, row - 0.28), width * 0.92, 0.56
+        colour = FLOW_COLOURS[box["kind"]]
+        ax.add_patch(FancyBboxPatch(*size, boxstyle=style, fc=colour, ec="#666666", lw=0.8))
+        ax.text(middle, row, box["text"], ha="center", va="center", size=9.5, linespacing=1.1)
+    for begin, end, *words in arrows:
+        for name in (begin, end):
+            if name not in boxes:
+                raise ConfigError(f"an arrow from {begin} to {end}: there is no box {name!r}")
+        _flow_arrow(ax, boxes[begin]["at"], boxes[end]["at"], words)
+    return fig
+
+
+def _flow_arrow(
+    ax: Axes, begin: Sequence[float], end: Sequence[float], words: Sequence[str]
+) -> None:
+    """Straight from edge to edge: downwards between rows, sideways within a row."""
+    step = (end[1] > begin[1]) - (end[1] < begin[1])
+    sideways = 0.46 * ((end[0] > begin[0]) - (end[0] < begin[0])) if not step else 0.0
+    start = (begin[0] + 0.5 + sideways, begin[1] + 0.28 * step)
+    stop = (end[0] + 0.5 - sideways, end[1] - 0.28 * step)
+    ax.annotate("", stop, start, arrowprops={"arrowstyle": "->", "color": "#444444", "lw": 1.1})
+    for text in words:
+        place = ((start[0] + stop[0]) / 2 + 0.04, (start[1] + stop[1]) / 2)
+        ax.text(*place, text, size=8.5, va="center", color="#444444")

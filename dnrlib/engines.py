@@ -52,7 +52,7 @@ from dnrlib.lists import CandidateLists
 from dnrlib.parallel import Hardware, exit_with
 from dnrlib.prepare import DataConfig, prepare
 from dnrlib.records import Record
-from dnrlib.rerankers import build
+from dnrlib.rerankers import OwnLoss, build
 from dnrlib.stacked import Stack
 from dnrlib.training import Progress, Trainer
 
@@ -450,9 +450,9 @@ def run_stacked(
 ) -> Iterator[Record]:
     """Train runs that differ in their seeds alone at once, with stacked parameters.
 
-    It pays on a GPU; on a CPU `run_locally` is faster. What cannot be stacked (nothing to train,
-    the exact estimator, patience) is done run by run. A stack leaves no checkpoint: when it is
-    interrupted, its runs begin again.
+    It pays on a GPU; on a CPU `run_locally` is faster. What cannot be stacked (nothing to train, a
+    loss of its own, the exact estimator, patience) is done run by run. A stack leaves no
+    checkpoint: when it is interrupted, its runs begin again.
 
     Raises:
         ConfigError, DataError, TrainingError: as preparing and training do.
@@ -479,7 +479,8 @@ def run_stacked(
 
 
 def _can_be_stacked(config: RunConfig, lists: CandidateLists) -> bool:
-    trained = any(True for _ in build(config.reranker, lists, **config.options).parameters())
+    reranker = build(config.reranker, lists, **config.options)
+    trained = any(True for _ in reranker.parameters()) and not isinstance(reranker, OwnLoss)
     exact = config.training.estimator == "exact" and config.training.noise != "none"
     return trained and not exact and not config.training.patience
 

@@ -43,6 +43,7 @@ from dnrlib.parallel import Hardware, train
 from dnrlib.prepare import DataConfig, prepare
 from dnrlib.records import RESULTS, Record, ranked_record
 from dnrlib.rerankers import build, class_of
+from dnrlib.trainers import trainer_for
 from dnrlib.training import Progress, Trainer, TrainingConfig, score_lists
 
 RUNS = Path("runs")
@@ -138,8 +139,9 @@ def run_code(reranker: str, regulariser: str) -> str:
     Raises:
         ConfigError: unknown reranker.
     """
-    parts = (class_of(reranker), REGULARISERS[regulariser])
-    return code_hash(files_of("dnrlib.training", *(part.__module__ for part in parts)))
+    kind = class_of(reranker)
+    parts = (trainer_for(kind), kind, REGULARISERS[regulariser])
+    return code_hash(files_of(*(part.__module__ for part in parts)))
 
 
 def run_name(config: RunConfig, lists: CandidateLists) -> str:

@@ -20,6 +20,7 @@ from torch import nn
 from dnrlib import divergences  # noqa: F401 (adds its regularisers, in the processes too)
 from dnrlib.errors import ConfigError, DnrError
 from dnrlib.lists import CandidateLists
+from dnrlib.trainers import trainer_for
 from dnrlib.training import Progress, Trainer, TrainingConfig
 
 # Set here, so that it holds in the processes too, each of which imports this module.
@@ -120,8 +121,9 @@ def train(
     """
     hardware = hardware or Hardware()
     arguments = (reranker, train, validation, config, seed)
+    make = trainer_for(type(reranker))
     if hardware == Hardware():
-        trainer = Trainer(*arguments)
+        trainer = make(*arguments)
         trainer.run(checkpoint, on_progress)
         return trainer
     if hardware.devices == 1:
@@ -130,7 +132,7 @@ def train(
         trainer = _on_device(fabric, hardware, arguments)
         trainer.run(checkpoint, on_progress)
         return trainer
-    Trainer(*arguments)  # its errors before any process is started
+    make(*arguments)  # its errors before any process is started
     if len(validation) < hardware.devices:
         raise ConfigError(
             f"devices = {hardware.devices}: more than the {len(validation)} validation lists"
@@ -139,7 +141,7 @@ def train(
         job, checkpoint = Path(folder) / "job.pt", checkpoint or Path(folder) / "checkpoint.pt"
         torch.save((os.getpid(), hardware, arguments), job)
         _launch(hardware, job, checkpoint, on_progress)
-        trainer = Trainer(*arguments)
+        trainer = make(*arguments)
         trainer.run(checkpoint)
     return trainer
 
@@ -151,7 +153,7 @@ def _on_device(fabric: Any, hardware: Hardware, arguments: tuple[Any, ...]) -> T
     if hardware.compile:
         reranker.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
     lists = train.to(device), validation.to(device)
-    return Trainer(reranker, *lists, config, seed, fabric)
+    return trainer_for(type(reranker))(reranker, *lists, config, seed, fabric)
 
 
 def _launch(

@@ -32,7 +32,8 @@ class Stack:
         trainers: on the same lists, and equal but for their seeds and weights.
 
     Raises:
-        ConfigError: there is none, they differ otherwise, or their estimator is ``exact``.
+        ConfigError: there is none, they differ otherwise, their estimator is ``exact``, or their
+            reranker has a loss of its own.
     """
 
     def __init__(self, trainers: Sequence[Trainer]):
@@ -46,6 +47,8 @@ class Stack:
                 repr(first.reranker),
             ):
                 raise ConfigError("the runs of a stack may differ in their seeds alone")
+        if type(first) is not Trainer:
+            raise ConfigError("a reranker with a loss of its own cannot be stacked")
         if first.config.estimator == "exact" and first.heuristic is not None:
             raise ConfigError("estimator = 'exact': only 'mixed' can be stacked")
         self.trainers, self.first = list(trainers), first

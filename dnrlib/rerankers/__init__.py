@@ -8,6 +8,7 @@ from dnrlib.errors import ConfigError
 from dnrlib.identity import fitted
 from dnrlib.lists import CandidateLists
 from dnrlib.rerankers.base import SCORE_USES, Reranker, ScoreInput
+from dnrlib.rerankers.own_loss import OwnLoss
 from dnrlib.rerankers.prm import PRM
 from dnrlib.rerankers.score import RetrieverScore, ReversedScore
 
@@ -52,4 +53,13 @@ def build(name: str, lists: CandidateLists, **options: Any) -> Reranker:
         raise ConfigError(f"reranker {name!r}: {error}") from error
 
 
-__all__ = ["PRM", "RERANKERS", "SCORE_USES", "Reranker", "ScoreInput", "build", "class_of"]
+__all__ = [
+    "PRM",
+    "RERANKERS",
+    "SCORE_USES",
+    "OwnLoss",
+    "Reranker",
+    "ScoreInput",
+    "build",
+    "class_of",
+]

@@ -1,0 +1,253 @@
+"""What must hold for every reranker that is trained, whatever its paper.
+
+What only one of them promises is in its own file, `test_rerankers_NAME.py`.
+"""
+
+from dataclasses import replace
+from functools import cache
+from inspect import signature
+
+import pytest
+import torch
+from test_rerankers import permuted
+from worlds import field_of, make_lists
+
+from dnrlib.errors import ConfigError
+from dnrlib.losses import bernoulli
+from dnrlib.metrics import ndcg, rank
+from dnrlib.rerankers import RERANKERS, SCORE_USES, OwnLoss, build
+from dnrlib.trainers import OwnLossTrainer, trainer_for
+from dnrlib.training import TrainingConfig, score_lists
+
+LISTS = make_lists(signal=0.5)
+BATCH = LISTS[:9]
+SMALL = {"dim": 16, "heads": 2, "feed_forward": 24}
+TRAINED = [name for name in RERANKERS if not name.startswith("score")]
+NUMBERS = ("concat", "add", "weight")
+"""The uses of the score that have a gradient."""
+
+# What a paper has that makes its model an exception.
+ORDER_MATTERS: set[str] = set()
+"""Weights that belong to places of the input: not permutation equivariant."""
+READS_THE_ORDER_OF_SCORES: set[str] = set()
+"""The scores' order is the order of the input, whatever else is made of them."""
+LEARNS_SLOWLY: dict[str, dict[str, float]] = {}
+"""Settings of training with which 64 lists are learnt by heart, where the common ones do not do."""
+
+
+def small(name, seed=0, dropout=0.0, **options):
+    """A small model; a size that it does not have is left out."""
+    torch.manual_seed(seed)
+    known = signature(RERANKERS[name]).parameters
+    sizes = SMALL | {"dropout": dropout}
+    sizes = {key: value for key, value in sizes.items() if key in known}
+    return build(name, LISTS, **sizes | options).eval()
+
+
+def loss_of(model, batch, scores):
+    if isinstance(model, OwnLoss):
+        return model.loss(batch, scores)
+    return bernoulli(model(batch, scores), batch.labels)
+
+
+def logits_of(model, batch, scores=None):
+    with torch.no_grad():
+        return model(batch, batch.scores if scores is None else scores)
+
+
+every_reranker = pytest.mark.parametrize("name", TRAINED)
+every_use = pytest.mark.parametrize("score_use", SCORE_USES)
+
+
+@every_reranker
+@every_use
+def test_it_gives_a_finite_logit_for_each_candidate_and_the_same_again(name, score_use):
+    model = small(name, score_use=score_use)
+    logits = logits_of(model, BATCH)
+    assert logits.shape == BATCH.scores.shape
+    assert logits.isfinite().all()
+    assert torch.equal(logits, logits_of(model, BATCH))
+
+
+@every_reranker
+def test_lists_do_not_see_each_other(name):
+    model = small(name, score_use="concat")
+    alone = logits_of(model, BATCH[4:5])
+    torch.testing.assert_close(alone, logits_of(model, BATCH)[4:5], rtol=1e-3, atol=1e-4)
+
+
+@every_reranker
+@every_use
+def test_the_logits_move_with_the_candidates(name, score_use):
+    model = small(name, score_use=score_use)
+    other, order = permuted(BATCH)
+    moved, logits = logits_of(model, other), logits_of(model, BATCH).gather(1, order)
+    same = torch.allclose(moved, logits, rtol=1e-3, atol=1e-4)
+    assert same == (name not in ORDER_MATTERS)
+
+
+@every_reranker
+def test_serving_reads_no_feedback(name):
+    model = small(name, score_use="concat")
+    blind = field_of(
+        BATCH, labels=~BATCH.labels, shown=~BATCH.shown, split=2 - BATCH.split, list=BATCH.list + 7
+    )
+    assert torch.equal(logits_of(model, blind, BATCH.scores), logits_of(model, BATCH))
+
+
+@every_reranker
+@every_use
+def test_only_the_scores_that_are_given_are_read_and_only_if_wanted(name, score_use):
+    model = small(name, score_use=score_use)
+    logits = logits_of(model, BATCH)
+    other = field_of(BATCH, scores=1 - BATCH.scores)
+    assert torch.equal(logits, logits_of(model, other, BATCH.scores))
+    moved = not torch.equal(logits, logits_of(model, other))
+    assert moved == (score_use != "none")
+    if score_use == "rank" or name in READS_THE_ORDER_OF_SCORES:
+        assert torch.equal(logits, logits_of(model, BATCH, BATCH.scores / 2)) == (
+            score_use in ("none", "rank")
+        )
+
+
+@every_reranker
+def test_padding_in_the_history_has_no_effect(name):
+    model = small(name, score_use="concat")
+    batch = LISTS[(LISTS.history == 0).any(dim=1)]
+    logits = logits_of(model, batch)
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    for table in tables:
+        if table.num_embeddings == LISTS.meta["items"] + 1:
+            table.weight.data[0] = 9.0
+    assert torch.equal(logits_of(model, batch), logits)
+
+
+def stages(model, epochs=4):
+    """The model at the beginning of each epoch, as its trainer would have it."""
+    for epoch in range(1, epochs + 1):
+        if isinstance(model, OwnLoss):
+            model.begin_epoch(epoch, epochs, LISTS)
+        yield epoch
+
+
+@every_reranker
+@every_use
+def test_the_gradient_reaches_every_parameter_in_some_stage(name, score_use):
+    model = small(name, score_use=score_use).train()
+    reached = set()
+    for _ in stages(model):
+        for _ in range(4):  # what is drawn may leave one out
+            model.zero_grad()
+            loss_of(model, LISTS, LISTS.scores).backward()
+            parts = model.named_parameters()
+            reached |= {part for part, p in parts if p.grad is not None and p.grad.any()}
+    assert {part for part, _ in model.named_parameters()} - reached == set()
+
+
+@every_reranker
+@every_use
+def test_the_gradient_reaches_the_scores_where_they_are_numbers(name, score_use):
+    model = small(name, score_use=score_use).train()
+    heard = False
+    for _ in stages(model):
+        scores = LISTS.scores.clone().requires_grad_()
+        loss = loss_of(model, replace(LISTS, scores=scores), scores)
+        gradient = torch.autograd.grad(loss, scores, allow_unused=True)[0]
+        heard = heard or (gradient is not None and bool(gradient.any()))
+    assert heard == (score_use in NUMBERS)
+
+
+@cache
+def by_heart(name):
+    lists = LISTS[:64]
+    model = small(name, score_use="none")
+    settings = {"epochs": 60, "batch_size": 16, "learning_rate": 1e-2, "weight_decay": 0.0}
+    config = TrainingConfig(**settings | LEARNS_SLOWLY.get(name, {}))
+    trainer_for(type(model))(model, lists, lists, config).run()
+    return float(ndcg(rank(score_lists(model, lists), lists.labels), 6).mean())
+
+
+@every_reranker
+def test_64_lists_are_learnt_by_heart(name):
+    assert by_heart(name) > 0.95
+
+
+DNR = TrainingConfig(
+    epochs=2, lambda_e=1, batch_size=16, noise="beta", generator="scores", learning_rate=1e-3
+)
+
+
+def trained(name, epochs=None, path=None, seed=0):
+    model = small(name, seed, dropout=0.1, score_use="concat")
+    parts = LISTS.of_split("train"), LISTS.of_split("validation")
+    made = trainer_for(type(model))(model, *parts, DNR)
+    if epochs is None:
+        made.run(path)
+    else:  # killed after so many epochs
+        whole, made.finished = made.finished, lambda: len(made.curves) >= epochs
+        made.run(path)
+        made.finished = whole
+    return made
+
+
+@every_reranker
+def test_denoising_training_goes_around_it_and_moves_the_generator(name):
+    made = trained(name)
+    rows = [row.losses for row in made.curves]
+    assert set(rows[0]) == {"L_direct", "L_z"}
+    assert set(rows[1]) == {"L_direct", "L_z", "L_adv", "L_x"}
+    torch.manual_seed(0)
+    fresh = type(made.generator)("scores", DNR.lambda_c)
+    pairs = zip(fresh.parameters(), made.generator.parameters(), strict=True)
+    assert all(not torch.equal(before, after) for before, after in pairs)
+
+
+@every_reranker
+def test_a_training_that_was_killed_ends_with_the_same_bits(name, tmp_path):
+    whole = trained(name)
+    trained(name, epochs=1, path=tmp_path / "checkpoint.pt")
+    resumed = trained(name, path=tmp_path / "checkpoint.pt", seed=9)
+    states = whole.reranker.state_dict(), resumed.reranker.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert [row.losses for row in whole.curves] == [row.losses for row in resumed.curves]
+
+
+@every_reranker
+def test_its_weights_make_the_same_reranker_again(name):
+    model = small(name, score_use="concat")
+    for _ in stages(model):
+        pass
+    again = small(name, seed=1, score_use="concat")
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(logits_of(again, BATCH), logits_of(model, BATCH))
+
+
+@every_reranker
+def test_a_rank_trains_no_generator_and_wrong_options_are_refused(name):
+    parts = LISTS.of_split("train"), LISTS.of_split("validation")
+    model = small(name, score_use="rank")
+    with pytest.raises(ConfigError, match="no gradient in the scores"):
+        trainer_for(type(model))(model, *parts, DNR)
+    with pytest.raises(ConfigError, match="'multiply' is unknown"):
+        small(name, score_use="multiply")
+    with pytest.raises(ConfigError, match=r"dim = 0"):
+        build(name, LISTS, dim=0)
+
+
+OWN = [name for name in TRAINED if issubclass(RERANKERS[name], OwnLoss)]
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"likelihood": "softmax"}, "likelihood = 'softmax'"),
+        ({"estimator": "exact"}, "estimator = 'exact'"),
+    ],
+)
+def test_settings_that_an_own_loss_has_no_use_for_are_refused(name, change, message):
+    parts = LISTS.of_split("train"), LISTS.of_split("validation")
+    model = small(name, score_use="concat")
+    with pytest.raises(ConfigError, match=message):
+        OwnLossTrainer(model, *parts, replace(DNR, **change))
