@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from dnrlib.errors import DataError
-from dnrlib.experiments import load_experiment, run_code
+from dnrlib.experiments import load_experiment, newest, run_code
 from dnrlib.identity import hash_of
-from dnrlib.records import RESULTS, Record, load_records
+from dnrlib.records import RESULTS, Record
 from dnrlib.statistics import Interval, mean_interval, paired_difference, seed_difference
 
 
@@ -25,18 +25,16 @@ def recorded(experiment: str, results: Path | None = None) -> list[Record]:
         DataError: a run has no record.
     """
     folder = results or RESULTS
-    newest: dict[str, Record] = {}
-    for record in sorted(load_records(folder), key=lambda record: record.made["date"]):
-        newest[hash_of(record.config)] = record
-    configs = load_experiment(experiment)
-    missing = [config for config in configs if hash_of(config) not in newest]
+    known = newest(folder)
+    configs = load_experiment(experiment, results=folder)
+    missing = [config for config in configs if hash_of(config) not in known]
     if missing:
         raise DataError(
             folder,
             f"{len(missing)} of {len(configs)} runs have no record, the first is "
             f"{missing[0].what}: do them with `dnr reproduce --experiment {experiment}`",
         )
-    return [newest[hash_of(config)] for config in configs]
+    return [known[hash_of(config)] for config in configs]
 
 
 def age(records: Iterable[Record]) -> str:
@@ -77,11 +75,16 @@ def mean(records: Sequence[Record], metric: str = "ndcg@6") -> Interval:
 
 
 def gain(
-    records: Sequence[Record], reference: Sequence[Record], metric: str = "ndcg@6"
+    records: Sequence[Record],
+    reference: Sequence[Record],
+    metric: str = "ndcg@6",
+    confidence: float = 0.95,
 ) -> Interval:
     """Paired difference of two methods on the same lists and seeds, first minus second.
 
-    A record of what is not trained stands for every seed of the other method.
+    A record of what is not trained stands for every seed of the other method. Of m differences
+    that are told apart from zero at a confidence of 1 - 0.05 / m each, with a probability of 95 %
+    or more none is told apart by chance (Bonferroni).
 
     Raises:
         DataError: as in `per_seed`, or the seeds differ.
@@ -90,7 +93,7 @@ def gain(
     per_seed(both, metric)
     seeds = sorted({record.seed for record in both if record.best_epoch}) or [0]
     first, second = (per_seed(_of_seeds(group, seeds), metric) for group in (records, reference))
-    return paired_difference(first, second)
+    return paired_difference(first, second, confidence=confidence)
 
 
 def gain_over_seeds(

@@ -41,7 +41,7 @@ from dnrlib.metrics import pooled_auc, ranking, summarise
 from dnrlib.noise import MLPNoise
 from dnrlib.parallel import Hardware, train
 from dnrlib.prepare import DataConfig, prepare
-from dnrlib.records import RESULTS, Record, ranked_record
+from dnrlib.records import RESULTS, Record, load_records, ranked_record
 from dnrlib.rerankers import build, class_of
 from dnrlib.trainers import trainer_for
 from dnrlib.training import Progress, Trainer, TrainingConfig, score_lists
@@ -85,7 +85,13 @@ class RunConfig:
     @property
     def what(self) -> str:
         """A few words for people."""
-        return f"{self.method} ({self.data.what}, seed {self.seed})"
+        return f"{self.model} ({self.data.what}, seed {self.seed})"
+
+    @property
+    def model(self) -> str:
+        """The method, behind the reranker where that is not PRM or the method itself."""
+        plain = self.reranker in ("prm", self.method)
+        return self.method if plain else f"{self.reranker}-{self.method}"
 
     @property
     def code(self) -> str:
@@ -145,14 +151,14 @@ def run_code(reranker: str, regulariser: str) -> str:
 
 
 def run_name(config: RunConfig, lists: CandidateLists) -> str:
-    """Data set, protocol, method and seed, and the hash of configuration, data and code.
+    """Data set, protocol, model and seed, and the hash of configuration, data and code.
 
     The hardware is no part of it: it changes rounding and, on several devices, which random
     numbers are drawn, but not what is computed. A run that was begun on one can go on on another,
     and its record says on which it ended.
     """
     identity = hash_of(config, lists.fingerprint, config.code)
-    parts = (config.data.dataset, config.data.protocol, config.method, config.seed, identity)
+    parts = (config.data.dataset, config.data.protocol, config.model, config.seed, identity)
     return ".".join(str(part) for part in parts)
 
 
@@ -443,15 +449,23 @@ def _weights(record: Record, part: str, runs: Path | None) -> dict[str, torch.Te
 # Grids of runs ----------------------------------------------------------------------------
 
 
-def load_experiment(name: str, folder: Path | None = None) -> list[RunConfig]:
+def load_experiment(
+    name: str, folder: Path | None = None, results: Path | None = None
+) -> list[RunConfig]:
     """The runs of experiments/NAME.yml: every combination of the ``grid`` over the ``base``.
 
     A value of the grid is that of one setting (``data.protocol: [retrieved, …]``) or of several
-    (``training: [{}, {lambda_m: 0.1}]``), which are then joined with the base's. A combination that
-    comes to the same run as an earlier one is left out.
+    (``training: [{}, {lambda_m: 0.1}]``), which are then joined with the base's. Of a list of grids
+    each is laid over the base. A combination that comes to the same run as an earlier one is left
+    out.
+
+    With ``tuned: {on: OTHER, settings: [training.learning_rate, …]}`` in place of the ``base``, the
+    grid is laid over the runs of another experiment: of those that differ in these settings
+    alone, the one with the best recorded validation NDCG@6.
 
     Raises:
-        DataError: there is no such file, or it is not an experiment.
+        DataError: there is no such file, it is not an experiment, or a run that it is tuned on
+            has no record.
         ConfigError: it has an unknown parameter or value.
     """
     path = (folder or EXPERIMENTS) / f"{name}.yml"
@@ -460,20 +474,53 @@ def load_experiment(name: str, folder: Path | None = None) -> list[RunConfig]:
         raise DataError(path, f"no such experiment; there are: {known}")
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-        configs = [run_config(point) for point in _points(content["base"], content["grid"])]
+        tuned = content.get("tuned")
+        bases = _tuned(**tuned, folder=folder, results=results) if tuned else [content["base"]]
+        points = (point for base in bases for point in _points(base, content["grid"]))
+        configs = [run_config(point) for point in points]
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            path, f"not an experiment: needs `base` (settings) and `grid` (lists): {reason}"
+            path,
+            "not an experiment: needs `base` (settings) or `tuned` (on, settings), and `grid` "
+            f"(lists): {reason}",
         ) from error
     return list({hash_of(config): config for config in configs}.values())
 
 
 def _points(base: Any, grid: Any) -> Iterator[dict[str, Any]]:
     """The settings of every combination; what comes from a file can be anything at all."""
-    if not all(isinstance(values, list) for values in grid.values()):
-        raise TypeError("a value of `grid` is not a list")
-    for values in product(*grid.values()):
-        yield reduce(merge, map(nested, grid, values), dict(base))
+    for one in grid if isinstance(grid, list) else [grid]:
+        if not all(isinstance(values, list) for values in one.values()):
+            raise TypeError("a value of `grid` is not a list")
+        for values in product(*one.values()):
+            yield reduce(merge, map(nested, one, values), dict(base))
+
+
+def _tuned(
+    on: str, settings: list[str], folder: Path | None, results: Path | None
+) -> list[dict[str, Any]]:
+    """The settings of the best run, by validation, of each case of an experiment."""
+    records = newest(results)
+    best: dict[str, tuple[float, dict[str, Any]]] = {}
+    for config in load_experiment(on, folder, results):
+        record = records.get(hash_of(config))
+        if record is None:
+            raise DataError(
+                results or RESULTS,
+                f"{config.what} has no record, and it is tuned on that: do it with "
+                f"`dnr reproduce --experiment {on}`",
+            )
+        case = hash_of(reduce(lambda whole, path: merge(whole, nested(path, None)), settings,
+                              asdict(config)))  # fmt: skip
+        found = record.metrics["validation"]["ndcg@6"], asdict(config)
+        best[case] = max(best.get(case, found), found, key=lambda pair: pair[0])
+    return [config for _, config in best.values()]
+
+
+def newest(results: Path | None = None) -> dict[str, Record]:
+    """Hash of a configuration -> its newest record."""
+    records = sorted(load_records(results), key=lambda record: record.made["date"])
+    return {hash_of(record.config): record for record in records}
