@@ -459,9 +459,9 @@ def load_experiment(
     each is laid over the base. A combination that comes to the same run as an earlier one is left
     out.
 
-    With ``tuned: {on: OTHER, settings: [training.learning_rate, …]}`` in place of the ``base``, the
-    grid is laid over the runs of another experiment: of those that differ in these settings
-    alone, the one with the best recorded validation NDCG@6.
+    With ``tuned: {experiment: OTHER, settings: [training.learning_rate]}`` in place of the
+    ``base``, the grid is laid over the runs of another experiment: of those that differ in these
+    settings alone, the one with the best recorded validation NDCG@6.
 
     Raises:
         DataError: there is no such file, it is not an experiment, or a run that it is tuned on
@@ -484,8 +484,8 @@ def load_experiment(
         reason = " ".join(str(error).split())
         raise DataError(
             path,
-            "not an experiment: needs `base` (settings) or `tuned` (on, settings), and `grid` "
-            f"(lists): {reason}",
+            "not an experiment: needs `base` (settings) or `tuned` (experiment and settings), and "
+            f"`grid` (lists): {reason}",
         ) from error
     return list({hash_of(config): config for config in configs}.values())
 
@@ -500,18 +500,18 @@ def _points(base: Any, grid: Any) -> Iterator[dict[str, Any]]:
 
 
 def _tuned(
-    on: str, settings: list[str], folder: Path | None, results: Path | None
+    experiment: str, settings: list[str], folder: Path | None, results: Path | None
 ) -> list[dict[str, Any]]:
     """The settings of the best run, by validation, of each case of an experiment."""
     records = newest(results)
     best: dict[str, tuple[float, dict[str, Any]]] = {}
-    for config in load_experiment(on, folder, results):
+    for config in load_experiment(experiment, folder, results):
         record = records.get(hash_of(config))
         if record is None:
             raise DataError(
                 results or RESULTS,
                 f"{config.what} has no record, and it is tuned on that: do it with "
-                f"`dnr reproduce --experiment {on}`",
+                f"`dnr reproduce --experiment {experiment}`",
             )
         case = hash_of(reduce(lambda whole, path: merge(whole, nested(path, None)), settings,
                               asdict(config)))  # fmt: skip

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 import pytest
@@ -26,6 +26,7 @@ from dnrlib.experiments import (
     nested,
     run,
     run_config,
+    run_name,
     took,
 )
 from dnrlib.identity import hash_of
@@ -391,6 +392,74 @@ def test_the_same_run_is_there_once(tmp_path):
     ]  # fmt: skip
 
 
+def test_each_of_several_grids_is_laid_over_the_base(tmp_path):
+    experiment(
+        tmp_path,
+        """
+        base: {data: {dataset: simulated}}
+        grid:
+          - {method: [none, concat], seed: [0, 1]}
+          - {method: [DNR-B], seed: [0]}
+        """,
+    )
+    assert [(c.method, c.seed) for c in load_experiment("some")] == [
+        ("none", 0), ("none", 1), ("concat", 0), ("concat", 1), ("DNR-B", 0),
+    ]  # fmt: skip
+
+
+def tuning(folder, found):
+    """Records of two methods at two learning rates, with the validation NDCG@6 that is given."""
+    experiment(
+        folder,
+        """
+        base: {data: {dataset: simulated}}
+        grid: {method: [none, concat], training.learning_rate: [0.1, 0.2]}
+        """,
+    )
+    (folder / "experiments/chosen.yml").write_text(
+        "tuned: {experiment: some, settings: [training.learning_rate]}\ngrid: {seed: [0, 3]}"
+    )
+    for config in load_experiment("some"):
+        value = found[config.method, config.training.learning_rate]
+        metrics = {"validation": {"ndcg@6": value}, "test": {"ndcg@6": -value}}
+        record = Record(
+            run=hash_of(config), method=config.method, config=asdict(config), code="", data={},
+            metrics=metrics, ranked_labels="", ranked_shown="", curves=[], best_epoch=1, cost={},
+            made={"date": "2026-01-01"},
+        )  # fmt: skip
+        record.save(folder / "results/some")
+
+
+FOUND = {("none", 0.1): 0.5, ("none", 0.2): 0.4, ("concat", 0.1): 0.3, ("concat", 0.2): 0.6}
+
+
+def test_an_experiment_takes_the_settings_that_are_best_on_validation_lists(tmp_path):
+    tuning(tmp_path, FOUND)
+    chosen = load_experiment("chosen")
+    assert [(c.method, c.training.learning_rate, c.seed) for c in chosen] == [
+        ("none", 0.1, 0), ("none", 0.1, 3), ("concat", 0.2, 0), ("concat", 0.2, 3),
+    ]  # fmt: skip
+    assert chosen[0] == load_experiment("some")[0]
+    tuning(tmp_path, {**FOUND, ("none", 0.2): 0.5})
+    assert load_experiment("chosen")[0].training.learning_rate == 0.1  # the first of equals
+
+
+def test_what_an_experiment_is_tuned_on_must_be_recorded(tmp_path):
+    tuning(tmp_path, FOUND)
+    next((tmp_path / "results/some").iterdir()).unlink()
+    with pytest.raises(DataError, match="no record, and it is tuned on that.*--experiment some"):
+        load_experiment("chosen")
+
+
+def test_a_run_s_name_says_which_reranker_it_is():
+    lists = prepare(configured().data)
+    names = [
+        run_name(configured(**settings), lists).rsplit(".", 2)[0]
+        for settings in ({}, {"reranker": "setrank", "options": {}}, {"method": "score"})
+    ]
+    assert [name.split(".")[-1] for name in names] == ["concat", "setrank-concat", "score"]
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
@@ -401,6 +470,8 @@ def test_the_same_run_is_there_once(tmp_path):
         ("base: 3\ngrid: {seed: [1]}", DataError, "not an experiment"),
         ("base:\ngrid: {seed: [1]}", DataError, "not an experiment"),
         ("base: {}\ngrid: [1]", DataError, "not an experiment"),
+        ("tuned: 3\ngrid: {seed: [1]}", DataError, "not an experiment"),
+        ("tuned: {experiment: some}\ngrid: {seed: [1]}", DataError, "not an experiment.*settings"),
         ("base: {}\ngrid: {seed: 3}", DataError, "a value of `grid` is not a list"),
         ("base: {}\ngrid: {data.dataset: ml-1m}", DataError, "a value of `grid` is not a list"),
         ("base: {x: 1}\ngrid: {seed: [1]}", ConfigError, "some.yml: unknown parameter x"),
@@ -422,8 +493,8 @@ def test_an_unknown_experiment_lists_the_known(tmp_path):
 
 
 def test_the_experiments_of_the_project_are_whole():
-    folder = experiments.Path(__file__).parents[1] / "experiments"
-    for path in folder.glob("*.yml"):
-        configs = load_experiment(path.stem, folder)
+    root = experiments.Path(__file__).parents[1]
+    for path in root.glob("experiments/*.yml"):
+        configs = load_experiment(path.stem, path.parent, root / "results")
         assert len({config.data.dataset for config in configs}) == 1
-        assert len({config.seed for config in configs}) * len({c.method for c in configs}) > 1
+        assert len(configs) > 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -22,8 +24,8 @@ class CandidateInput(nn.Module):
         self.item, self.user = own.item, own.user
         self.recency, self.from_request = own.recency, own.from_request
 
-    encode_request = PRM.encode_request
-    forward = PRM.encode
+    encode_request: Any = PRM.encode_request
+    forward: Any = PRM.encode
 
 
 def initial_order(
