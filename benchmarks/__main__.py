@@ -12,7 +12,7 @@ from rich.table import Table
 from dnrlib.experiments import provenance
 from dnrlib.timings import RECORDS, Figure, Timings, load_timings
 
-GROUPS = ("training", "inference", "scale", "gpu")
+GROUPS = ("training", "inference", "rerankers", "scale", "gpu")
 
 
 def main() -> None:
