@@ -188,7 +188,9 @@ def train(
             "noise-G, noise-B; and then on generated noise: DNR-G, DNR-B."
         ),
     ] = "DNR-B",
-    reranker: Annotated[str, typer.Option(help="The model that is trained.")] = "prm",
+    reranker: Annotated[
+        str, typer.Option(help="The model that is trained, such as sasrec; a wrong name lists all.")
+    ] = "prm",
     seed: Annotated[int, typer.Option(help="Of weights, batches, dropout and noise.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs in all.")] = 10,
     lambda_e: Annotated[

@@ -29,9 +29,15 @@ NUMBERS = ("concat", "add", "weight")
 # What a paper has that makes its model an exception.
 ORDER_MATTERS: set[str] = set()
 """Weights that belong to places of the input: not permutation equivariant."""
-READS_THE_ORDER_OF_SCORES: set[str] = set()
+READS_THE_ORDER_OF_SCORES: set[str] = {"dlcm"}
 """The scores' order is the order of the input, whatever else is made of them."""
-LEARNS_SLOWLY: dict[str, dict[str, float]] = {}
+LEARNS_SLOWLY: dict[str, dict[str, float]] = {
+    "setrank": {"epochs": 40},  # fewer: its blocks are many
+    "mir": {"epochs": 30},  # fewer: its perceptron is large even here
+    "hetcomp": {"epochs": 80},  # in the first half its teachers learn
+    "egrerank": {"epochs": 90},  # in the first third only its evaluator learns
+    "pier": {"epochs": 40},  # fewer: each of its steps hashes 720 orders
+}
 """Settings of training with which 64 lists are learnt by heart, where the common ones do not do."""
 
 

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from dnrlib.errors import ConfigError
-from dnrlib.exercises import cascade, embeddings, game, noise, phases, theory
+from dnrlib.exercises import (
+    baselines,
+    bring_your_own,
+    cascade,
+    embeddings,
+    game,
+    neighbours,
+    noise,
+    phases,
+    theory,
+)
 from dnrlib.exercises.core import Answer, Exercise, Feedback
 
 EXERCISES = {
     exercise.name: exercise
-    for module in (cascade, theory, noise, game, phases, embeddings)
+    for module in (
+        cascade,
+        theory,
+        noise,
+        game,
+        phases,
+        embeddings,
+        bring_your_own,
+        baselines,
+        neighbours,
+    )
     for exercise in module.EXERCISES
 }
 

@@ -7,15 +7,49 @@ from typing import Any, get_type_hints
 from dnrlib.errors import ConfigError
 from dnrlib.identity import fitted
 from dnrlib.lists import CandidateLists
+from dnrlib.rerankers.advir import AdvIR
 from dnrlib.rerankers.base import SCORE_USES, Reranker, ScoreInput
+from dnrlib.rerankers.caser import Caser
+from dnrlib.rerankers.copr import COPR
+from dnrlib.rerankers.dcdr import DCDR
+from dnrlib.rerankers.diffurec import DiffuRec
+from dnrlib.rerankers.dlcm import DLCM
+from dnrlib.rerankers.egrerank import EGRerank
+from dnrlib.rerankers.gru4rec import GRU4Rec
+from dnrlib.rerankers.hetcomp import HetComp
+from dnrlib.rerankers.irgan import IRGAN
+from dnrlib.rerankers.midnn import MiDNN
+from dnrlib.rerankers.mir import MIR
+from dnrlib.rerankers.nar4rec import NAR4Rec
 from dnrlib.rerankers.own_loss import OwnLoss
+from dnrlib.rerankers.pier import PIER
 from dnrlib.rerankers.prm import PRM
+from dnrlib.rerankers.rankflow import RankFlow
+from dnrlib.rerankers.sasrec import SASRec
 from dnrlib.rerankers.score import RetrieverScore, ReversedScore
+from dnrlib.rerankers.setrank import SetRank
 
 RERANKERS: dict[str, type[Reranker]] = {
     "score": RetrieverScore,
     "score-reversed": ReversedScore,
     "prm": PRM,
+    "pier": PIER,
+    "dcdr": DCDR,
+    "diffurec": DiffuRec,
+    "mir": MIR,
+    "nar4rec": NAR4Rec,
+    "egrerank": EGRerank,
+    "sasrec": SASRec,
+    "caser": Caser,
+    "gru4rec": GRU4Rec,
+    "setrank": SetRank,
+    "dlcm": DLCM,
+    "midnn": MiDNN,
+    "hetcomp": HetComp,
+    "rankflow": RankFlow,
+    "copr": COPR,
+    "irgan": IRGAN,
+    "advir": AdvIR,
 }
 
 SIZES = ("users", "items", "n", "history", "return")
