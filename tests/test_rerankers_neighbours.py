@@ -62,6 +62,21 @@ def test_the_earlier_stage_sees_no_score_and_one_candidate_at_a_time(name):
     assert not torch.equal(changed[:, 0], logits[:, 0])
 
 
+@pytest.mark.equation("eq-neighbours-stages")
+def test_the_earlier_stage_is_a_dot_product_and_a_bias():
+    model = small("copr", serve="retriever").retriever
+    with torch.no_grad():
+        model.bias.normal_()
+    weight = {name: p.detach().double().numpy() for name, p in model.named_parameters()}
+    batch = LISTS[(LISTS.history == 0).any(dim=1)][:1]
+    real = [item for item in batch.history[0].tolist() if item]  # equal weights at first
+    history = sum(weight["item.weight"][item] for item in real) / len(real)
+    joined = np.concatenate([weight["user.weight"][batch.users[0]], history])
+    request = weight["request.weight"] @ joined + weight["request.bias"]
+    wanted = [weight["item.weight"][i] @ request + weight["bias"][i] for i in batch.items[0]]
+    assert model(batch)[0].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -233,21 +233,25 @@ class DCDR(OwnLoss):
         return torch.stack(path, dim=1), torch.stack(undo, dim=1)
 
     def loss(self, batch: CandidateLists, scores: Float[Tensor, "lists n"]) -> Float[Tensor, ""]:
-        """Cross entropy of the reverse steps, and log loss of the evaluator on R_0.
+        """Cross entropy of the reverse steps, and log loss of the evaluator.
 
-        The step that was made is a draw from the posterior q(R_{t-1} | R_t, R_0), so that this is,
-        on average, the cross entropy to the posterior itself.
+        R_0 has the liked candidates first: with feedback that does not depend on the place, this
+        is the order that a slate ought to have. The step that was made is a draw from the posterior
+        q(R_{t-1} | R_t, R_0), so that on average this is the cross entropy to the posterior itself.
+        The evaluator learns from the slate in its random order, which says nothing of the labels.
         """
         h = self.vectors(batch, scores)
         slate = random_slates(batch.labels, self.places)
         liked = batch.labels.gather(1, slate)
-        path, undo = self.diffuse(slate, h.shape[1])
+        evaluated = bernoulli(self.evaluator(take(h, slate)), liked)
+
+        response, order = liked.long().sort(dim=1, descending=True, stable=True)
+        path, undo = self.diffuse(slate.gather(1, order), h.shape[1])
         dropped = torch.rand(len(slate), 1, device=slate.device) < self.drop
-        response = torch.where(dropped, UNKNOWN, liked.long())[:, None]
+        response = response.masked_fill(dropped, UNKNOWN)[:, None]
         step = torch.arange(self.steps, device=slate.device)[None]
         logits = self.denoiser(h, path, step, response)
-        reverse = F.cross_entropy(logits.flatten(0, 1), undo.flatten())
-        return reverse + bernoulli(self.evaluator(take(h, slate)), liked)
+        return F.cross_entropy(logits.flatten(0, 1), undo.flatten()) + evaluated
 
     # Decoding -----------------------------------------------------------------------------
 
@@ -292,7 +296,9 @@ class DCDR(OwnLoss):
             log_p, path = paths.flatten(1).topk(min(self.beam, swaps), dim=1)
             origin = slates.gather(1, (path // swaps)[..., None].expand(-1, -1, self.places))
             slates = swapped(origin.flatten(0, 1), (path % swaps).flatten(), n)[0].view_as(origin)
-            found, which = self.utility(h, slates).max(dim=1, keepdim=True)
+            # Where there are fewer swaps than the beam holds, the others cannot be reached.
+            utility = self.utility(h, slates).masked_fill(log_p.isinf(), -torch.inf)
+            found, which = utility.max(dim=1, keepdim=True)
             improving = improving & (found > most)
             slate = slates.gather(1, which[..., None].expand(-1, -1, self.places))[:, 0]
             best = torch.where(improving, slate, best)

@@ -39,8 +39,8 @@ class HetComp(OwnLoss):
 
     Ours differs: three teachers of the paper's six; one pace for all users, and never slower than
     evenly over the epochs, as there are few; the student is a PRM of the same size, not a small
-    one, so that what is measured is the way of training; the ensemble's importance exp(-rank / 10)
-    has no weight for a teacher's consistency; and the paper's two permutations, of observed and of
+    one, so that what is measured is the way of training; the importances, which the authors' code
+    reads from files, are exp(-rank / 10); and the paper's two permutations, of observed and of
     unobserved items, are one with the liked first, as the rest of a list is known not to be.
 
     Args:

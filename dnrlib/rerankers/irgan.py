@@ -34,7 +34,7 @@ class IRGAN(OwnLoss):
     of turns of many epochs; they are PRM over the list, not matrix factorisations over the
     catalogue; the mean reward under p_θ, which a list is short enough to compute, is a baseline;
     and the feedback's likelihood stays in the generator's loss, in place of training it before.
-    Without it the generator ran away: AdamW makes full steps of any reward, however small.
+    In trials without it the generator soon lost what it had learnt.
 
     Args:
         users, items, n, history, dim, layers, heads, feed_forward, dropout, score_use: of both
