@@ -56,6 +56,10 @@ class OwnLossTrainer(Trainer):
         with self.fabric.autocast():
             return self.reranker.loss(lists, lists.scores).float()
 
+    def _average_gradients(self, parameters: list[Tensor]) -> None:
+        """As `Trainer` does, but a parameter that this stage leaves out stays without gradient."""
+        super()._average_gradients([p for p in parameters if p.grad is not None])
+
     def _check_generator_is_heard(self) -> None:
         batch = self.lists[:2]
         scores = batch.scores.clone().requires_grad_()

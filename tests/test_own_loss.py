@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_parallel import Team
 from test_training import CONFIGS, DIRECT, DNR, EXACT, TRAIN, VALIDATION, prm, untimed, weights
 from torch import nn
 
@@ -169,9 +170,10 @@ def test_after_a_resume_it_is_told_of_the_epochs_that_are_left(tmp_path):
     assert torch.equal(weights(whole.reranker), weights(resumed.reranker))
 
 
-def test_a_parameter_that_a_stage_leaves_out_is_not_moved():
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_parameter_that_a_stage_leaves_out_is_not_moved(devices):
     """Neither by a gradient nor by weight decay, nor by what the optimiser remembers."""
-    made = own(replace(DIRECT, weight_decay=0.5), Line(stages=True))
+    made = own(replace(DIRECT, weight_decay=0.5), Line(stages=True), fabric=Team(0, devices))
     start = made.reranker.b.item()
     made.epoch(1, lambda progress: None)
     assert made.reranker.b.item() == start

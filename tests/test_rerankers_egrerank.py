@@ -81,6 +81,26 @@ def test_no_slate_holds_a_candidate_twice_and_the_chosen_have_no_probability():
 
 
 @pytest.mark.equation("eq-egrerank-policy")
+def test_the_second_choice_by_hand():
+    model = egrerank()
+    policy = model.policy
+    slates, log_p = walked(model, most_likely)
+    with torch.no_grad():
+        h = policy.score_input(model.input(BATCH), BATCH.scores)[0]
+        state = policy.lstm(torch.zeros(1, 16), (torch.zeros(1, 16), torch.zeros(1, 16)))
+        first = slates[0, 0, 0].item()
+        state = policy.lstm(h[first][None], state)[0]
+        c, asked, w = policy.encoder(h), policy.from_state(state)[0], policy.head.weight[0]
+    logits = [
+        sum(a * max(0, b + d) for a, b, d in zip(w.tolist(), row, asked.tolist(), strict=True))
+        for row in c.tolist()
+    ]
+    total = sum(exp(logit) for i, logit in enumerate(logits) if i != first)
+    expected = [0 if i == first else exp(logit) / total for i, logit in enumerate(logits)]
+    assert log_p[0, 0, 1].exp().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.equation("eq-egrerank-policy")
 def test_the_slates_of_a_small_list_have_probabilities_that_sum_to_one():
     lists = make_lists(n=4, shown=3, lists=9)
     model = egrerank(lists, places=3)

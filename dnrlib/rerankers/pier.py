@@ -235,7 +235,7 @@ class PIER(OwnLoss):
             x.unflatten(1, (-1, self.places)) for x in (past, past_matched, known)
         )
         slates = torch.stack([pages, matched_pages], dim=3).flatten(0, 1)
-        behaviour = self.ocpm.pages(slates)[0].view(len(past), -1, past.shape[2])
+        behaviour = self.ocpm.pages(slates)[0][:, 0].unflatten(0, (-1, pages.shape[1]))
         filled = known_pages.any(dim=3).any(dim=2)
         return item, torch.addcmul(shift, 1 + gate, item), pages, behaviour, filled
 

@@ -110,7 +110,9 @@ class RankFlow(OwnLoss):
         """Self-learning of both stages and the tutor's loss of the earlier one."""
         retrieved, reranked = self.retriever(batch), self.reranker(batch, scores)
         kept = self.hand_on(retrieved.detach(), batch.labels)
-        later = F.binary_cross_entropy_with_logits(reranked[kept], batch.labels[kept].float())
+        later = F.binary_cross_entropy_with_logits(
+            reranked[kept], batch.labels[kept].to(reranked.dtype)
+        )
         return bernoulli(retrieved, batch.labels) + later + self.tutor(retrieved, reranked.detach())
 
     def hand_on(
