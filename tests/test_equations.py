@@ -18,7 +18,12 @@ THEORY = (
     "adversarial-game",
     "when-denoising-helps",
     "embeddings",
+    "baselines",
+    "bring-your-own",
+    "neighbours",
+    *(page.stem for page in pages(ROOT) if page.stem.startswith("reranker-")),
 )
+"""Pages whose displayed equations are all exercised."""
 CODE = re.compile(r"^(?P<fence>`{3,})(?!\{).*?^(?P=fence)`*\s*$", re.MULTILINE | re.DOTALL)
 DISPLAYED = re.compile(r"\$\$(?P<formula>.+?)\$\$(?:[ \t]*\((?P<label>[^)\n]*)\))?", re.DOTALL)
 ENVIRONMENT = re.compile(r"^\\begin\{(?:align|equation|gather|multline)\*?\}", re.MULTILINE)

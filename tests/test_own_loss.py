@@ -62,7 +62,7 @@ def own(config=DIRECT, reranker=None, **options):
 # The same loss, the same training
 
 
-@pytest.mark.equation("eq-own-two-losses")
+@pytest.mark.equation("eq-own-two-losses", "eq-own-loss")
 def test_direct_training_by_the_likelihood_as_its_own_loss_has_the_same_bits():
     plain, same = Trainer(prm(), TRAIN, VALIDATION, DIRECT), own(DIRECT, likelihood())
     assert torch.equal(weights(plain.reranker), weights(same.reranker))
