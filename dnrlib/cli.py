@@ -424,14 +424,14 @@ def _print_plan(experiment: str, configs: list[Any], workers: int, engine: str) 
     records = [*load_records()]
     estimates = plan(configs, workers, records)
     codes = {hash_of(record.config): record.code for record in records}
-    columns = ("data", "method", "seed", "recorded", "time", "memory")
+    columns = ("data", "model", "seed", "recorded", "time", "memory")
     table = Table(*columns, title=f"{experiment}: {len(configs)} runs")
     left = []
     for config, estimate in zip(configs, estimates, strict=True):
         state = {None: "", config.code: "yes"}.get(codes.get(hash_of(config)), "by other code")
         if state != "yes":
             left.append(estimate)
-        table.add_row(config.data.what, config.method, str(config.seed), state, *_cells(estimate))
+        table.add_row(config.data.what, config.model, str(config.seed), state, *_cells(estimate))
     console.print(table)
     for why in sorted({one for one in estimates if isinstance(one, str)}):
         console.print(f"–: {why}", markup=False)

@@ -30,24 +30,30 @@ from dnrlib.rerankers.score import RetrieverScore, ReversedScore
 from dnrlib.rerankers.setrank import SetRank
 
 RERANKERS: dict[str, type[Reranker]] = {
+    # no learning
     "score": RetrieverScore,
     "score-reversed": ReversedScore,
-    "prm": PRM,
-    "pier": PIER,
-    "dcdr": DCDR,
-    "diffurec": DiffuRec,
-    "mir": MIR,
-    "nar4rec": NAR4Rec,
-    "egrerank": EGRerank,
+    # the history scores the candidates
     "sasrec": SASRec,
     "caser": Caser,
     "gru4rec": GRU4Rec,
-    "setrank": SetRank,
-    "dlcm": DLCM,
+    "diffurec": DiffuRec,
+    # each candidate beside the list
     "midnn": MiDNN,
-    "hetcomp": HetComp,
+    # the whole list
+    "dlcm": DLCM,
+    "setrank": SetRank,
+    "prm": PRM,
+    "mir": MIR,
+    # slates
+    "egrerank": EGRerank,
+    "pier": PIER,
+    "nar4rec": NAR4Rec,
+    "dcdr": DCDR,
+    # relatives of DNR: ways of training a PRM
     "rankflow": RankFlow,
     "copr": COPR,
+    "hetcomp": HetComp,
     "irgan": IRGAN,
     "advir": AdvIR,
 }
