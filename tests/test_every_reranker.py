@@ -31,6 +31,8 @@ ORDER_MATTERS: set[str] = set()
 """Weights that belong to places of the input: not permutation equivariant."""
 READS_THE_ORDER_OF_SCORES: set[str] = {"dlcm"}
 """The scores' order is the order of the input, whatever else is made of them."""
+SEE_NO_OTHER = {"sasrec", "caser", "gru4rec", "diffurec"}
+"""The history scores each candidate by itself."""
 LEARNS_SLOWLY: dict[str, dict[str, float]] = {
     "setrank": {"epochs": 40},  # fewer: its blocks are many
     "mir": {"epochs": 30},  # fewer: its perceptron is large even here
@@ -90,6 +92,19 @@ def test_the_logits_move_with_the_candidates(name, score_use):
     moved, logits = logits_of(model, other), logits_of(model, BATCH).gather(1, order)
     same = torch.allclose(moved, logits, rtol=1e-3, atol=1e-4)
     assert same == (name not in ORDER_MATTERS)
+
+
+@every_reranker
+@pytest.mark.parametrize("score_use", ["none", *NUMBERS])
+def test_candidates_see_each_other_where_the_paper_has_it(name, score_use):
+    model = small(name, score_use=score_use)
+    items, scores = BATCH.items.clone(), BATCH.scores.clone()
+    items[:, 0] = items[:, 0] % LISTS.meta["items"] + 1
+    scores[:, 0] = 1 - scores[:, 0]
+    other = logits_of(model, field_of(BATCH, items=items), scores)
+    moved = other != logits_of(model, BATCH)
+    assert moved[:, 0].any()
+    assert moved[:, 1:].any() == (name not in SEE_NO_OTHER)
 
 
 @every_reranker

@@ -93,17 +93,6 @@ def test_input_and_output_tables_are_two():
     assert model.output.weight.shape == (41, 12)
 
 
-@pytest.mark.parametrize("score_use", ["none", "concat", "add", "weight"])
-def test_no_candidate_sees_another(score_use):
-    model = model_of(score_use=score_use)
-    items, scores = BATCH.items.clone(), BATCH.scores.clone()
-    items[:, 0] = items[:, 0] % LISTS.meta["items"] + 1
-    scores[:, 0] = 1 - scores[:, 0]
-    moved = model(field_of(BATCH, items=items), scores) != model(BATCH, BATCH.scores)
-    assert moved[:, 0].all()
-    assert not moved[:, 1:].any()
-
-
 def test_the_score_does_not_scale_the_bias():
     model = model_of(score_use="weight")
     logits = model(BATCH, torch.zeros_like(BATCH.scores))

@@ -90,24 +90,6 @@ def test_the_user_is_not_read_and_the_table_is_shared():
     assert tables == [(41, 6), (41, 1)]
 
 
-@pytest.mark.parametrize("score_use", ["none", "concat", "add", "weight"])
-def test_no_candidate_sees_another(score_use):
-    model = model_of(score_use=score_use)
-    items, scores = BATCH.items.clone(), BATCH.scores.clone()
-    items[:, 0] = items[:, 0] % LISTS.meta["items"] + 1
-    scores[:, 0] = 1 - scores[:, 0]
-    moved = model(field_of(BATCH, items=items), scores) != model(BATCH, BATCH.scores)
-    assert moved[:, 0].all()
-    assert not moved[:, 1:].any()
-
-
-def test_dropout_acts_in_training_only():
-    model = model_of(dropout=0.5)
-    assert not torch.equal(model(BATCH, BATCH.scores), model(BATCH, BATCH.scores))
-    model.eval()
-    assert torch.equal(model(BATCH, BATCH.scores), model(BATCH, BATCH.scores))
-
-
 # The loss -----------------------------------------------------------------------------------
 
 DRAWN = [7, 7, 31, 2, 40, 18, 5, 5, 23, 11, 29, 36]
