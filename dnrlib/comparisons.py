@@ -185,7 +185,13 @@ def in_words(differences: Mapping[str, Interval], link: str = "under") -> str:
     for name, found in differences.items():
         side = "above" if found.low > 0 else "below" if found.high < 0 else "not told apart"
         groups.setdefault(side, []).append(f"{name} ({found.mean:+.3f})")
-    return "; ".join(f"{side} {link} {' and '.join(names)}" for side, names in groups.items())
+    return "; ".join(f"{side} {link} {_listed(names)}" for side, names in groups.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def test_lists(records: Iterable[Record]) -> str:
