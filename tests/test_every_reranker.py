@@ -6,6 +6,7 @@ What only one of them promises is in its own file, `test_rerankers_NAME.py`.
 from dataclasses import replace
 from functools import cache
 from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from dnrlib.rerankers import RERANKERS, SCORE_USES, OwnLoss, build
 from dnrlib.trainers import OwnLossTrainer, trainer_for
 from dnrlib.training import TrainingConfig, score_lists
 
+BOOK = Path(__file__).parents[1] / "book"
 LISTS = make_lists(signal=0.5)
 BATCH = LISTS[:9]
 SMALL = {"dim": 16, "heads": 2, "feed_forward": 24}
@@ -254,6 +256,14 @@ def test_a_rank_trains_no_generator_and_wrong_options_are_refused(name):
         small(name, score_use="multiply")
     with pytest.raises(ConfigError, match=r"dim = 0"):
         build(name, LISTS, dim=0)
+
+
+@every_reranker
+def test_it_has_a_page_and_a_picture(name):
+    assert (BOOK / "flows" / f"{name}.yml").is_file()
+    page = BOOK / f"reranker-{name}.md"
+    text = (page if page.exists() else BOOK / "neighbours.ipynb").read_text("utf-8")
+    assert f"flow-{name}.svg" in text or f'\\"{name}\\",' in text
 
 
 OWN = [name for name in TRAINED if issubclass(RERANKERS[name], OwnLoss)]

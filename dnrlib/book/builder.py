@@ -163,7 +163,7 @@ def _refuse(faults: list[str], what: str) -> None:
 def _copy_the_rest(root: Path, since: float) -> None:
     """Copy what belongs to the book besides notebooks, and the figures that this build wrote."""
     source = root / SOURCE
-    others = shutil.ignore_patterns("*.ipynb", "*.json", "profiles", "_static", ".*")
+    others = shutil.ignore_patterns("*.ipynb", "*.json", "flows", "profiles", "_static", ".*")
     shutil.copytree(root / "book", source / "book", ignore=others, dirs_exist_ok=True)
     if (notation := source / NOTATION).is_file():
         notation.write_text(with_anchors(notation.read_text("utf-8")), "utf-8")
