@@ -23,6 +23,13 @@ class Claim:
     metric: str
     value: str
     unit: str
+    source: str
+    """Where in the paper."""
+    rule: str
+    """By which of data/rules.yml it gets its verdict."""
+    evidence: str
+    """What the rule looks at, or why there is nothing to look at."""
+    tolerance: str
 
 
 @cache

@@ -34,7 +34,7 @@ from dnrlib.costs import (
 from dnrlib.environment import commit, cores, machine, versions
 from dnrlib.errors import ConfigError, DataError, DnrError
 from dnrlib.files import replacing
-from dnrlib.identity import code_hash, files_of, from_dict, hash_of
+from dnrlib.identity import code_hash, files_of, from_dict, hash_of, plain
 from dnrlib.lists import CandidateLists
 from dnrlib.losses import REGULARISERS
 from dnrlib.metrics import pooled_auc, ranking, summarise
@@ -61,8 +61,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "noise-B": {"training": {"noise": "beta"}},
     "DNR-G": {"training": {"noise": "gaussian", "generator": "scores"}},
     "DNR-B": {"training": {"noise": "beta", "generator": "scores"}},
+    "DNR-B-no-adv": {
+        "training": {"noise": "beta", "generator": "scores", "adversarial_weight": 0.0}
+    },
+    "DNR-B-no-x": {"training": {"noise": "beta", "generator": "scores", "regulariser_weight": 0.0}},
 }
-"""Method -> what it changes in a `RunConfig`. The last four feed the score by ``concat``."""
+"""Method -> what it changes in a `RunConfig`. Those with noise feed the score by ``concat``."""
 UNTRAINED = ("score", "score-reversed")
 
 Weights = dict[str, dict[str, torch.Tensor]]
@@ -293,7 +297,7 @@ def finished(
     record = Record(
         run=run_name(config, lists),
         method=config.method,
-        config=asdict(config),
+        config=plain(config),
         code=config.code,
         data=_describe(lists),
         **evaluate(reranker, lists, hardware.device),
@@ -461,7 +465,8 @@ def load_experiment(
 
     With ``tuned: {experiment: OTHER, settings: [training.learning_rate]}`` in place of the
     ``base``, the grid is laid over the runs of another experiment: of those that differ in these
-    settings alone, the one with the best recorded validation NDCG@6.
+    settings alone, the one with the best recorded validation NDCG@6. ``only: {reranker: [prm]}``
+    beside them takes the runs with one of these rerankers (or methods) and no others.
 
     Raises:
         DataError: there is no such file, it is not an experiment, or a run that it is tuned on
@@ -500,12 +505,19 @@ def _points(base: Any, grid: Any) -> Iterator[dict[str, Any]]:
 
 
 def _tuned(
-    experiment: str, settings: list[str], folder: Path | None, results: Path | None
+    experiment: str,
+    settings: list[str],
+    folder: Path | None,
+    results: Path | None,
+    only: Mapping[str, list[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """The settings of the best run, by validation, of each case of an experiment."""
     records = newest(results)
     best: dict[str, tuple[float, dict[str, Any]]] = {}
+    wanted = (only or {}).items()
     for config in load_experiment(experiment, folder, results):
+        if not all(getattr(config, name) in values for name, values in wanted):
+            continue
         record = records.get(hash_of(config))
         if record is None:
             raise DataError(
@@ -514,8 +526,8 @@ def _tuned(
                 f"`dnr reproduce --experiment {experiment}`",
             )
         case = hash_of(reduce(lambda whole, path: merge(whole, nested(path, None)), settings,
-                              asdict(config)))  # fmt: skip
-        found = record.metrics["validation"]["ndcg@6"], asdict(config)
+                              plain(config)))  # fmt: skip
+        found = record.metrics["validation"]["ndcg@6"], plain(config)
         best[case] = max(best.get(case, found), found, key=lambda pair: pair[0])
     return [config for _, config in best.values()]
 

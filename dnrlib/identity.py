@@ -35,8 +35,30 @@ Config = TypeVar("Config")
 
 def hash_of(*values: Any) -> str:
     """First 12 hexadecimal digits of the SHA-256 of the values as JSON."""
-    text = json.dumps(values, sort_keys=True, default=dataclasses.asdict)
+    text = json.dumps(values, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as nested dictionaries.
+
+    A field that was `added` later is left out where it has its default, so that a new setting
+    makes no recorded run old.
+    """
+    values = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if not (field.metadata.get("added") and getattr(config, field.name) == field.default)
+    }
+    return {
+        name: plain(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+    }
+
+
+def added(default: Any) -> Any:
+    """A field of a configuration that records made before it do not have: see `plain`."""
+    return dataclasses.field(default=default, metadata={"added": True})
 
 
 @cache

@@ -1,6 +1,5 @@
 """Records of runs that nobody did."""
 
-from dataclasses import asdict
 
 import torch
 from worlds import make_lists
@@ -22,7 +21,7 @@ def make_record(seed=0, method="concat", quality=0.3, lists=None, date="2020-01-
     return Record(
         run=f"{method}.{seed}.{date}",
         method=method,
-        config=asdict(config),
+        config=plain(config),
         code=run_code("prm", "conditional"),
         data={
             "fingerprint": lists.fingerprint,
