@@ -10,10 +10,17 @@ import numpy as np
 from jaxtyping import Float
 
 from dnrlib.errors import DataError
-from dnrlib.experiments import load_experiment, newest, run_code
+from dnrlib.experiments import RunConfig, load_experiment, newest, run_code
 from dnrlib.identity import hash_of
 from dnrlib.records import RESULTS, Record
-from dnrlib.statistics import Interval, mean_interval, paired_difference, seed_difference
+from dnrlib.statistics import (
+    Estimate,
+    Interval,
+    estimate,
+    mean_interval,
+    paired_difference,
+    seed_difference,
+)
 
 
 def recorded(experiment: str, results: Path | None = None) -> list[Record]:
@@ -24,17 +31,23 @@ def recorded(experiment: str, results: Path | None = None) -> list[Record]:
     Raises:
         DataError: a run has no record.
     """
+    done, missing = present(experiment, results)
+    if missing:
+        raise DataError(
+            results or RESULTS,
+            f"{len(missing)} of {len(done) + len(missing)} runs have no record, the first is "
+            f"{missing[0].what}: do them with `dnr reproduce --experiment {experiment}`",
+        )
+    return done
+
+
+def present(experiment: str, results: Path | None = None) -> tuple[list[Record], list[RunConfig]]:
+    """The records of those runs of an experiment that are done, and the runs that are not."""
     folder = results or RESULTS
     known = newest(folder)
     configs = load_experiment(experiment, results=folder)
-    missing = [config for config in configs if hash_of(config) not in known]
-    if missing:
-        raise DataError(
-            folder,
-            f"{len(missing)} of {len(configs)} runs have no record, the first is "
-            f"{missing[0].what}: do them with `dnr reproduce --experiment {experiment}`",
-        )
-    return [known[hash_of(config)] for config in configs]
+    done = [known[hash_of(config)] for config in configs if hash_of(config) in known]
+    return done, [config for config in configs if hash_of(config) not in known]
 
 
 def age(records: Iterable[Record]) -> str:
@@ -89,11 +102,32 @@ def gain(
     Raises:
         DataError: as in `per_seed`, or the seeds differ.
     """
+    first, second = _paired(records, reference, metric)
+    return paired_difference(first, second, confidence=confidence)
+
+
+def difference(
+    records: Sequence[Record], reference: Sequence[Record], metric: str = "ndcg@6"
+) -> Estimate:
+    """Paired difference of two methods on the same lists and seeds, as verdicts take it.
+
+    Each test list is another user's, so that lists are the clusters (`dnrlib.statistics.estimate`).
+
+    Raises:
+        DataError: as in `gain`.
+    """
+    return estimate(np.subtract(*_paired(records, reference, metric)))
+
+
+def _paired(
+    records: Sequence[Record], reference: Sequence[Record], metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """[seeds, lists] of both; what is not trained stands for every seed of the other."""
     both = [*records, *reference]
     per_seed(both, metric)
     seeds = sorted({record.seed for record in both if record.best_epoch}) or [0]
     first, second = (per_seed(_of_seeds(group, seeds), metric) for group in (records, reference))
-    return paired_difference(first, second, confidence=confidence)
+    return first, second
 
 
 def gain_over_seeds(

@@ -52,11 +52,15 @@ EXPERIMENTS = Path("experiments")
 METHODS: dict[str, dict[str, Any]] = {
     "score": {"reranker": "score"},
     "score-reversed": {"reranker": "score-reversed"},
+    "popularity": {"reranker": "popularity"},
+    "oracle": {"reranker": "oracle"},
     "none": {"options": {"score_use": "none"}},
     "rank": {"options": {"score_use": "rank"}},
     "concat": {"options": {"score_use": "concat"}},
     "add": {"options": {"score_use": "add"}},
     "weight": {"options": {"score_use": "weight"}},
+    "score-dropout": {"reranker": "prm-disturbed", "options": {"disturbance": "dropout"}},
+    "score-jitter": {"reranker": "prm-disturbed", "options": {"disturbance": "jitter"}},
     "noise-G": {"training": {"noise": "gaussian"}},
     "noise-B": {"training": {"noise": "beta"}},
     "DNR-G": {"training": {"noise": "gaussian", "generator": "scores"}},
@@ -67,7 +71,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "DNR-B-no-x": {"training": {"noise": "beta", "generator": "scores", "regulariser_weight": 0.0}},
 }
 """Method -> what it changes in a `RunConfig`. Those with noise feed the score by ``concat``."""
-UNTRAINED = ("score", "score-reversed")
+UNTRAINED = ("score", "score-reversed", "popularity", "oracle")
 
 Weights = dict[str, dict[str, torch.Tensor]]
 """Part of a run (``reranker``, ``generator``) -> its tensors, on the CPU."""
@@ -93,8 +97,8 @@ class RunConfig:
 
     @property
     def model(self) -> str:
-        """The method, behind the reranker where that is not PRM or the method itself."""
-        plain = self.reranker in ("prm", self.method)
+        """The method, behind the reranker where that is neither PRM nor the method's own."""
+        plain = self.reranker in ("prm", METHODS[self.method].get("reranker"))
         return self.method if plain else f"{self.reranker}-{self.method}"
 
     @property
@@ -460,7 +464,7 @@ def load_experiment(
 
     A value of the grid is that of one setting (``data.protocol: [retrieved, …]``) or of several
     (``training: [{}, {lambda_m: 0.1}]``), which are then joined with the base's. Of a list of grids
-    each is laid over the base. A combination that comes to the same run as an earlier one is left
+    each is laid over the base, one after the other. A combination that comes to the same run as an earlier one is left
     out.
 
     With ``tuned: {experiment: OTHER, settings: [training.learning_rate]}`` in place of the
@@ -481,7 +485,8 @@ def load_experiment(
         content = yaml.safe_load(path.read_text("utf-8"))
         tuned = content.get("tuned")
         bases = _tuned(**tuned, folder=folder, results=results) if tuned else [content["base"]]
-        points = (point for base in bases for point in _points(base, content["grid"]))
+        grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
+        points = (point for grid in grids for base in bases for point in _points(base, grid))
         configs = [run_config(point) for point in points]
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -497,11 +502,10 @@ def load_experiment(
 
 def _points(base: Any, grid: Any) -> Iterator[dict[str, Any]]:
     """The settings of every combination; what comes from a file can be anything at all."""
-    for one in grid if isinstance(grid, list) else [grid]:
-        if not all(isinstance(values, list) for values in one.values()):
-            raise TypeError("a value of `grid` is not a list")
-        for values in product(*one.values()):
-            yield reduce(merge, map(nested, one, values), dict(base))
+    if not all(isinstance(values, list) for values in grid.values()):
+        raise TypeError("a value of `grid` is not a list")
+    for values in product(*grid.values()):
+        yield reduce(merge, map(nested, grid, values), dict(base))
 
 
 def _tuned(

@@ -14,13 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dnrlib.calibration import calibrated
 from dnrlib.data import SimulatedWorld, Source, load, stages
 from dnrlib.data.steps import raw_ids, to_log
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.files import replacing
-from dnrlib.identity import LISTS_CODE, code_hash, hash_of
+from dnrlib.identity import LISTS_CODE, added, code_hash, hash_of
 from dnrlib.lists import CandidateLists
-from dnrlib.log import SPLITS, TRAIN, ExposureLog, digest
+from dnrlib.log import SPLITS, TRAIN, VALIDATION, ExposureLog, digest
 from dnrlib.protocols import PROTOCOLS, candidate_lists
 from dnrlib.retriever import (
     SCHEMES,
@@ -69,9 +70,28 @@ class DataConfig:
     factorisation: RetrieverConfig = field(default_factory=RetrieverConfig)
     noisy_truth: NoisyTruth = field(default_factory=NoisyTruth)
     seed: int = 0
+    feedback: str = added("")
+    """Which feedback counts where the data set has several, such as ``is_like`` of KuaiRand; ""
+    is what is customary for it."""
+    file: str = added("")
+    """With dataset = "lists": the file of the reader's own candidate lists."""
+    order: str = added("shuffled")
+    """Of the candidates. ``given``: the shown ones first, then the others by score, as in public
+    code; a model that knows places can then tell what was shown."""
+    selection: str = added("validation")
+    """Which lists choose the best epoch. ``test``: those that the result is reported on, which is
+    a fault that public code has, and here to be measured."""
+    calibration: str = added("none")
+    """``isotonic``: the scores as probabilities (`dnrlib.calibration`)."""
 
     def __post_init__(self) -> None:
-        choices = {"protocol": PROTOCOLS, "retriever": (*SCHEMES, "noisy-truth")}
+        choices = {
+            "protocol": PROTOCOLS,
+            "retriever": (*SCHEMES, "noisy-truth"),
+            "order": ("shuffled", "given"),
+            "selection": ("validation", "test"),
+            "calibration": ("none", "isotonic"),
+        }
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(allowed)}")
@@ -108,8 +128,11 @@ def prepare(
         ConfigError, DataError, DnrError: as the steps do.
     """
     cache = cache or CACHE
-    source = load(config.dataset)
-    whole = replace(config, train_lists=0, evaluation_lists=0)
+    source = load(config.dataset, feedback=config.feedback)
+    whole = replace(
+        config, train_lists=0, evaluation_lists=0,
+        order="shuffled", selection="validation", calibration="none",
+    )  # fmt: skip
     key = hash_of(whole, _fingerprint(source), code_hash(LISTS_CODE))
     path = cache / f"{config.dataset}-{config.protocol}-{config.retriever}-{key}.safetensors"
     if not path.exists():
@@ -120,7 +143,7 @@ def prepare(
     say(f"Reading {path}")
     with _remade_if_deleted(path):
         lists = CandidateLists.load(path)
-    return _subset(lists, config)
+    return _as_asked(_subset(lists, config), config)
 
 
 @contextmanager
@@ -256,3 +279,32 @@ def _subset(lists: CandidateLists, config: DataConfig) -> CandidateLists:
     part = lists[torch.cat(kept).sort().values]
     sizes = {key: value for key, value in asdict(config).items() if key.endswith("_lists")}
     return replace(part, meta=lists.meta | sizes)
+
+
+def _as_asked(lists: CandidateLists, config: DataConfig) -> CandidateLists:
+    """The lists in another order, chosen on the test lists, or with calibrated scores."""
+    if config.calibration == "isotonic":
+        lists = calibrated(lists)
+    if config.order == "given":
+        lists = shown_first(lists)
+    if config.selection == "test":
+        lists = chosen_on_test(lists)
+    return lists
+
+
+def shown_first(lists: CandidateLists) -> CandidateLists:
+    """Each list's shown candidates first, then the others, both from the best score down."""
+    order = (lists.scores + lists.shown).argsort(dim=1, descending=True)
+    moved = {
+        name: getattr(lists, name).gather(1, order)
+        for name in ("items", "scores", "labels", "shown")
+    }
+    return replace(lists, **moved, meta=lists.meta | {"order": "given"})
+
+
+def chosen_on_test(lists: CandidateLists) -> CandidateLists:
+    """The test lists in place of the validation lists as well."""
+    test = lists.of_split("test")
+    again = replace(test, split=torch.full_like(test.split, VALIDATION))
+    parts = [lists.of_split("train"), again, test]
+    return CandidateLists.concatenate(parts, lists.meta | {"selection": "test"})

@@ -1,10 +1,10 @@
 """Records of runs that nobody did."""
 
-
 import torch
 from worlds import make_lists
 
 from dnrlib.experiments import UNTRAINED, run_code, run_config
+from dnrlib.identity import plain
 from dnrlib.metrics import ranking, summarise
 from dnrlib.records import Record, ranked_record
 

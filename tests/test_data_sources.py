@@ -2,6 +2,7 @@
 
 import pytest
 from test_data_movielens import MEMBERS, make_zip
+from test_kuairand import LOGS, make_archive
 
 from dnrlib.data import DATASETS, load, prepare_log, resolve, sources
 from dnrlib.errors import ConfigError, DataError
@@ -86,3 +87,25 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError) as error:
         load("ml-2m")
     assert all(dataset in str(error.value) for dataset in DATASETS)
+
+
+@pytest.mark.parametrize("dataset", ["ml-1m", "simulated", "amazon-books-2023"])
+def test_feedback_is_refused_where_there_is_one_kind(dataset):
+    with pytest.raises(ConfigError, match=f"'is_click', but {dataset} has one kind"):
+        load(dataset, feedback="is_click")
+
+
+def test_a_wrong_feedback_is_refused_before_anything_is_downloaded():
+    with pytest.raises(ConfigError, match="must be one of is_click"):
+        load("kuairand-1k", feedback="clicks")
+
+
+def test_what_has_a_published_md5_is_downloaded_and_checked(project, monkeypatch):
+    asked = []
+    archive = make_archive(project, LOGS)
+    monkeypatch.setattr(sources, "fetch", lambda *request: asked.append(request) or archive)
+    assert load("kuairand-pure").frame.height == 3
+    ((url, target, md5),) = asked
+    assert url == "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz"
+    assert target == project / "data" / "raw" / "KuaiRand-Pure.tar.gz"
+    assert md5 == "0820331067a3784d9691136f772b35a7"

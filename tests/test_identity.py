@@ -1,14 +1,15 @@
 """The same settings and the same code are the same run; anything else is another one."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 
 from dnrlib import identity
 from dnrlib.errors import ConfigError
-from dnrlib.experiments import METHODS, RunConfig, run_config
-from dnrlib.identity import code_hash, files_of, from_dict, hash_of
+from dnrlib.experiments import METHODS, UNTRAINED, RunConfig, run_config
+from dnrlib.identity import code_hash, files_of, from_dict, hash_of, plain
+from dnrlib.prepare import DataConfig
 
 CODE = """
 import math
@@ -128,11 +129,11 @@ def test_a_configuration_survives_json(method):
             "seed": 3,
         }
     )
-    stored = json.loads(json.dumps(asdict(config)))
+    stored = json.loads(json.dumps(plain(config)))
     again = from_dict(RunConfig, stored)
     assert again == config
     assert hash_of(stored) == hash_of(again) == hash_of(config)
-    assert config.training.beta == ((0.5, 0.5) if method.startswith("score") else (2.0, 3.5))
+    assert config.training.beta == ((0.5, 0.5) if method in UNTRAINED else (2.0, 3.5))
 
 
 def test_whole_numbers_and_numerals_are_the_same_as_floats():
@@ -165,3 +166,13 @@ def test_what_does_not_fit_is_named(settings, message):
     with pytest.raises(ConfigError) as error:
         from_dict(RunConfig, settings)
     assert message in str(error.value)
+
+
+def test_a_setting_that_came_later_makes_no_recorded_run_old():
+    config = DataConfig()
+    assert "calibration" not in plain(config)
+    assert plain(RunConfig())["data"] == plain(config)
+    other = replace(config, calibration="isotonic")
+    assert plain(other) == plain(config) | {"calibration": "isotonic"}
+    assert hash_of(other) != hash_of(config)
+    assert from_dict(DataConfig, plain(other)) == other

@@ -8,6 +8,7 @@ from worlds import field_of, make_lists
 
 from dnrlib.errors import DataError, DnrError
 from dnrlib.lists import TENSORS, CandidateLists
+from dnrlib.log import digest
 
 LISTS = make_lists()
 
@@ -197,3 +198,53 @@ def test_a_file_that_is_not_good_lists_is_a_data_error(spoil, tmp_path):
 def test_a_missing_file_says_how_to_make_it(tmp_path):
     with pytest.raises(DataError, match="dnr data prepare"):
         CandidateLists.load(tmp_path / "lists.safetensors")
+
+
+# Features ----------------------------------------------------------------------------------
+
+DESCRIBED = field_of(LISTS, features=torch.arange(120 * 12 * 2).view(120, 12, 2) / 1000)
+
+
+def test_lists_without_features_keep_the_fingerprint_that_records_have():
+    tensors = (getattr(LISTS, name) for name in TENSORS)
+    assert LISTS.fingerprint == digest(tensors, json.dumps(LISTS.meta, sort_keys=True))
+
+
+def test_fingerprint_sees_the_features():
+    changed = DESCRIBED.features.clone()
+    changed[7, 3, 1] += 1
+    found = {LISTS.fingerprint, DESCRIBED.fingerprint}
+    assert len(found | {field_of(LISTS, features=changed).fingerprint}) == 3
+
+
+def test_features_go_with_their_lists(tmp_path):
+    index = torch.tensor([5, 3, 3])
+    assert torch.equal(DESCRIBED[index].features, DESCRIBED.features[index])
+    both = CandidateLists.concatenate([DESCRIBED[:5], DESCRIBED[5:]], LISTS.meta)
+    assert torch.equal(both.features, DESCRIBED.features)
+    assert DESCRIBED.to("meta").features.device.type == "meta"
+    assert replace(DESCRIBED, scores=1 - LISTS.scores).features is DESCRIBED.features
+    path = tmp_path / "lists.safetensors"
+    DESCRIBED.save(path)
+    again = CandidateLists.load(path)
+    assert torch.equal(again.features, DESCRIBED.features)
+    assert again.fingerprint == DESCRIBED.fingerprint
+    assert LISTS[index].features is None
+
+
+def test_parts_with_and_without_features_do_not_join():
+    with pytest.raises(DnrError, match="some of the parts have features"):
+        CandidateLists.concatenate([DESCRIBED[:5], LISTS[5:]], LISTS.meta)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_must_be_finite(value):
+    changed = DESCRIBED.features.clone()
+    changed[7, 3, 1] = value
+    with pytest.raises(DnrError, match=r"list 7 \(1 in all\): features must be finite"):
+        field_of(LISTS, features=changed).validate()
+
+
+def test_a_logged_list_may_be_the_first_of_its_user():
+    logged = replace(with_entry("history", 7, 0), meta=LISTS.meta | {"protocol": "logged"})
+    assert logged.validate() is logged

@@ -15,6 +15,7 @@ import polars as pl
 
 from dnrlib.data.download import md5
 from dnrlib.data.interactions import SCHEMA, Source
+from dnrlib.data.tables import reject
 from dnrlib.errors import DataError
 
 
@@ -38,7 +39,12 @@ class Publication:
 
     @property
     def url(self) -> str:
-        return f"https://files.grouplens.org/datasets/movielens/{self.name}.zip"
+        return f"https://files.grouplens.org/datasets/movielens/{self.archive}"
+
+    @property
+    def archive(self) -> str:
+        """The file's name in a folder of data."""
+        return f"{self.name}.zip"
 
 
 ML_1M = Publication(
@@ -62,7 +68,7 @@ PUBLICATIONS = {publication.name: publication for publication in (ML_1M, ML_100K
 
 def find(publication: Publication, folders: Iterable[Path]) -> Path | None:
     """The first zip, or folder that holds it unpacked, in ``folders``; None if there is none."""
-    names = (f"{publication.name}.zip", publication.name)
+    names = (publication.archive, publication.name)
     paths = (folder / name for folder in folders for name in names)
     return next((path for path in paths if path.exists()), None)
 
@@ -107,8 +113,7 @@ def parse_ratings(data: bytes, where: str, separator: str) -> pl.DataFrame:
         (~pl.col("rating").is_between(1, 5), "the rating is not in 1 … 5"),
         (~pl.struct("user", "item").is_first_distinct(), "this user has rated this item before"),
     ]
-    for broken, reason in rules:
-        _reject(frame, broken, where, reason)
+    reject(frame, rules, where)
     return frame.select(*SCHEMA).cast(SCHEMA)
 
 
@@ -121,7 +126,7 @@ def parse_titles(data: bytes, where: str, separator: str) -> dict[int, str]:
     columns = _split(data, where, separator, ["item", "title"], encoding="latin-1")
     frame = columns.with_columns(pl.col("item").cast(pl.Int64, strict=False))
     broken = pl.col("item").is_null() | pl.col("title").is_null()
-    _reject(frame, broken, where, "does not begin with an item's number and its title")
+    reject(frame, [(broken, "does not begin with an item's number and its title")], where)
     return dict(frame.select("item", "title").iter_rows())
 
 
@@ -139,13 +144,6 @@ def _split(
     lines = pl.Series(text.removesuffix("\n").split("\n"))
     columns = lines.str.split_exact(separator, len(names) - 1)
     return columns.struct.rename_fields(names).struct.unnest()
-
-
-def _reject(frame: pl.DataFrame, broken: pl.Expr, where: str, reason: str) -> None:
-    """Raise for the first row that is broken."""
-    first = frame.select(broken.arg_true().first()).item()
-    if first is not None:
-        raise DataError(where, reason, first + 1)
 
 
 def _from_folder(folder: Path, member: str) -> bytes:

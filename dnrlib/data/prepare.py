@@ -19,7 +19,7 @@ def prepare_log(
 
     Args:
         core: the k of the k-core; by default what is customary for the source.
-        positive: the lowest rating that counts as liked.
+        positive: the lowest rating that counts as liked, unless ``source.positive`` says it.
         list_length: interactions in a list.
 
     Raises:
@@ -35,7 +35,8 @@ def stages(
     source: Source, core: int | None = None, positive: float = 3.0, list_length: int = 6
 ) -> Iterator[tuple[str, pl.DataFrame]]:
     """Each step's name and the frame after it, in order; arguments as for ``prepare_log``."""
-    yield "as published", source.frame
+    yield "as read", source.frame
+    positive = positive if source.positive is None else source.positive
     frame = steps.label(source.frame, positive)
     yield f"positive: rating ≥ {positive:g}", frame
     core = source.core if core is None else core

@@ -13,6 +13,7 @@ from dnrlib.rerankers.caser import Caser
 from dnrlib.rerankers.copr import COPR
 from dnrlib.rerankers.dcdr import DCDR
 from dnrlib.rerankers.diffurec import DiffuRec
+from dnrlib.rerankers.disturbed import DisturbedPRM
 from dnrlib.rerankers.dlcm import DLCM
 from dnrlib.rerankers.egrerank import EGRerank
 from dnrlib.rerankers.gru4rec import GRU4Rec
@@ -21,8 +22,11 @@ from dnrlib.rerankers.irgan import IRGAN
 from dnrlib.rerankers.midnn import MiDNN
 from dnrlib.rerankers.mir import MIR
 from dnrlib.rerankers.nar4rec import NAR4Rec
+from dnrlib.rerankers.oracle import Oracle
 from dnrlib.rerankers.own_loss import OwnLoss
 from dnrlib.rerankers.pier import PIER
+from dnrlib.rerankers.placed import PlacedPRM
+from dnrlib.rerankers.popularity import Popularity
 from dnrlib.rerankers.prm import PRM
 from dnrlib.rerankers.rankflow import RankFlow
 from dnrlib.rerankers.sasrec import SASRec
@@ -33,6 +37,8 @@ RERANKERS: dict[str, type[Reranker]] = {
     # no learning
     "score": RetrieverScore,
     "score-reversed": ReversedScore,
+    "popularity": Popularity,
+    "oracle": Oracle,
     # the history scores the candidates
     "sasrec": SASRec,
     "caser": Caser,
@@ -56,6 +62,9 @@ RERANKERS: dict[str, type[Reranker]] = {
     "hetcomp": HetComp,
     "irgan": IRGAN,
     "advir": AdvIR,
+    # PRM with one thing changed, to see what that alone does
+    "prm-disturbed": DisturbedPRM,
+    "prm-placed": PlacedPRM,
 }
 
 SIZES = ("users", "items", "n", "history", "return")
@@ -76,8 +85,12 @@ def class_of(name: str) -> type[Reranker]:
 def build(name: str, lists: CandidateLists, **options: Any) -> Reranker:
     """A reranker of the sizes that the lists have.
 
+    One that only counts, and so is not trained, has ``learn_from`` and counts the training lists
+    here, wherever it is built again.
+
     Raises:
-        ConfigError: unknown name, an option that the reranker does not have, or a wrong value.
+        ConfigError: unknown name, an option that the reranker does not have, or a wrong value; no
+            training list for one that counts them.
     """
     kind = class_of(name)
     n, history = lists.items.shape[1], lists.history.shape[1]
@@ -88,9 +101,12 @@ def build(name: str, lists: CandidateLists, **options: Any) -> Reranker:
             raise ConfigError(f"unknown parameter options.{key} of {name}: {choices}")
         fitted(known[key], value, f"options.{key}")
     try:
-        return kind(lists.meta["users"], lists.meta["items"], n, history, **options)
+        reranker = kind(lists.meta["users"], lists.meta["items"], n, history, **options)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ConfigError(f"reranker {name!r}: {error}") from error
+    if callable(learn_from := getattr(reranker, "learn_from", None)):
+        learn_from(lists.of_split("train"))
+    return reranker
 
 
 __all__ = [
