@@ -134,11 +134,11 @@ def one_finite_logit_for_each_candidate(reranker: nn.Module, lists: CandidateLis
 
 
 @_check(
-    "a pass over a request, which has users, history, items and scores alone",
+    "a pass over a request, which has users, history, items, scores and features alone",
     "What was shown and liked is the answer: it is not there when the model serves",
 )
 def serving_reads_no_feedback(reranker: nn.Module, lists: CandidateLists) -> str:
-    """Nothing but `dnrlib.export.INPUTS` is read."""
+    """Nothing but `dnrlib.export.serving_inputs` is read."""
     _logits(reranker, Request(*serving_inputs(lists)))
     return ""
 
@@ -191,8 +191,11 @@ def logits_move_with_the_candidates(reranker: nn.Module, lists: CandidateLists) 
     """The model is permutation equivariant."""
     order = torch.rand(lists.items.shape).argsort(dim=1).to(lists.items.device)
     names = ("items", "scores", "labels", "shown")
-    moved = replace(lists, **{name: getattr(lists, name).gather(1, order) for name in names})
-    return _differ(_logits(reranker, moved), _logits(reranker, lists).gather(1, order))
+    moved = {name: getattr(lists, name).gather(1, order) for name in names}
+    if lists.features is not None:
+        moved["features"] = lists.features.take_along_dim(order[:, :, None], dim=1)
+    logits = _logits(reranker, replace(lists, **moved))
+    return _differ(logits, _logits(reranker, lists).gather(1, order))
 
 
 @_check(

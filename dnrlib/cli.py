@@ -41,7 +41,23 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Dataset = Annotated[
-    str, typer.Option(help="ml-1m, ml-100k, simulated, or auto (ml-1m if it can be had).")
+    str,
+    typer.Option(
+        help="ml-1m, ml-100k, kuairand-pure, kuairand-1k, amazon-books-2014, amazon-books-2018, "
+        "amazon-books-2023, simulated, lists (your own candidate lists: give --file), or auto "
+        "(ml-1m if it can be had)."
+    ),
+]
+Feedback = Annotated[
+    str,
+    typer.Option(
+        help="What counts as liked where a data set has several, such as is_like or long_view of "
+        "KuaiRand; not given: what is customary."
+    ),
+]
+File = Annotated[
+    str,
+    typer.Option(help="With --dataset lists: the Parquet or CSV file, see `dnr data check`."),
 ]
 Protocol = Annotated[str, typer.Option(help="shown+retrieved, shown+sampled or retrieved.")]
 Scheme = Annotated[
@@ -92,11 +108,22 @@ def _resolve(dataset: str) -> str:
     return name
 
 
+def _data(
+    dataset: str, protocol: str, retriever: str, feedback: str, file: str, **more: Any
+) -> dict[str, Any]:
+    """The settings of the data that options name."""
+    named = {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever}
+    given = {"feedback": feedback, "file": file}
+    return {**named, **more, **{name: value for name, value in given.items() if value}}
+
+
 @data_app.command("prepare")
 def data_prepare(
     dataset: Dataset = "auto",
     protocol: Protocol = "shown+sampled",
     retriever: Scheme = "earlier",
+    feedback: Feedback = "",
+    file: File = "",
     out: Annotated[Path | None, typer.Option(help="Also save the lists to this file.")] = None,
     settings: Annotated[list[str] | None, _settings_option("history=10")] = None,
 ) -> None:
@@ -105,7 +132,7 @@ def data_prepare(
     from dnrlib.experiments import merge
     from dnrlib.prepare import DataConfig, prepare
 
-    named = {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever}
+    named = _data(dataset, protocol, retriever, feedback, file)
     config = from_dict(DataConfig, merge(named, _settings(settings)))
     lists = prepare(config, say=console.print)
     note_sizes(config, lists)
@@ -125,6 +152,16 @@ def data_prepare(
     if out:
         lists.save(out)
         console.print(f"Saved to {out}")
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV: request, item, score, label.")],
+) -> None:
+    """Say how a file of your own candidate lists is understood, and what is odd about it."""
+    from dnrlib.logged import check
+
+    console.print(str(check(file)), markup=False)
 
 
 @data_app.command("stream")
@@ -180,6 +217,8 @@ def train(
     dataset: Dataset = "auto",
     protocol: Protocol = "shown+sampled",
     retriever: Scheme = "earlier",
+    feedback: Feedback = "",
+    file: File = "",
     method: Annotated[
         str,
         typer.Option(
@@ -222,11 +261,10 @@ def train(
 
     named: dict[str, Any] = {
         "method": method,
-        "data": {"dataset": _resolve(dataset), "protocol": protocol, "retriever": retriever,
-                 "train_lists": train_lists},
+        "data": _data(dataset, protocol, retriever, feedback, file, train_lists=train_lists),
         "training": {"epochs": epochs, "lambda_e": lambda_e},
         "seed": seed,
-    }  # fmt: skip
+    }
     if "reranker" not in METHODS.get(method, {}):
         named["reranker"] = reranker
     config = run_config(merge(named, _settings(settings)))
@@ -369,7 +407,24 @@ def _find(run: str) -> Path:
 
 @app.command()
 def reproduce(
-    experiment: Annotated[str, typer.Option(help="A file of experiments/, without its ending.")],
+    experiment: Annotated[
+        str | None, typer.Option(help="A file of experiments/, without its ending.")
+    ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL[@DATASET[@PROTOCOL]]",
+            help="Do one cell of the experiment's table again and compare it with its record; "
+            "besides, @SCORES or @any.setting=value. A wrong one lists the right ones.",
+        ),
+    ] = None,
+    seed: Annotated[
+        str, typer.Option(help="Of --cell: which run, or all; the first if not given.")
+    ] = "",
+    run: Annotated[
+        str | None,
+        typer.Option(help="Do the run of this name again and compare it with its record."),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -398,13 +453,28 @@ def reproduce(
         bool, typer.Option("--plan", help="Only list the runs, and what they would take.")
     ] = False,
 ) -> None:
-    """Do every run of an experiment that is not recorded yet."""
+    """Do every run of an experiment that is not recorded yet, or one cell of it once more.
+
+    Doing a cell or a run again leaves its record as it is. Exit code 1: a result is not the
+    recorded one, by more than the tolerance that is printed.
+    """
     from dnrlib.experiments import load_experiment, took
 
-    execute = _engine(
-        engine, workers=workers, address=address, cpus_per_run=cpus_per_run,
-        gpus_per_run=gpus_per_run, accelerator=accelerator,
-    )  # fmt: skip
+    options = {
+        "workers": workers, "address": address, "cpus_per_run": cpus_per_run,
+        "gpus_per_run": gpus_per_run, "accelerator": accelerator,
+    }  # fmt: skip
+    execute = _engine(engine, **options)
+    if (experiment is None) == (run is None) or (seed and not cell) or (cell and run):
+        raise typer.BadParameter(
+            "give --experiment NAME, with --cell and --seed or without, or --run NAME"
+        )
+    if cell or run:
+        if engine != "local" or any(value is not None for value in options.values()):
+            raise ConfigError("a cell or a run is done again by one process here: no engine")
+        _once_more(experiment, cell, seed, run, plan)
+        return
+    assert experiment is not None
 
     configs = load_experiment(experiment)
     if plan:
@@ -416,7 +486,75 @@ def reproduce(
         console.print(done, markup=False)
 
 
-def _print_plan(experiment: str, configs: list[Any], workers: int, engine: str) -> None:
+def _once_more(
+    experiment: str | None, cell: str | None, seed: str, run: str | None, plan: bool
+) -> None:
+    """Do recorded runs again and say how far they are from their records."""
+    from dnrlib.reruns import again
+
+    runs = [(run, *_recorded(run))] if run else _of_cell(str(experiment), str(cell), seed)
+    if plan:
+        _print_plan(cell or str(run), [config for _, config, _ in runs], 1, "local", redo=True)
+        return
+    missing = [name for name, _, record in runs if record is None]
+    for name in missing:
+        console.print(f"{name} is not recorded yet: `dnr reproduce --experiment {experiment}`")
+    if len(missing) == len(runs):
+        raise DataError("results", "there is no record to compare with")
+    hold = True
+    for name, _, record in runs:
+        if record:
+            console.print(f"Doing {name} again: recorded as {record.run}", markup=False)
+            with _Display() as display:
+                found = again(record, on_progress=display.show, say=display.say)
+            _print_again(found)
+            hold &= found.holds
+    if not hold:
+        raise typer.Exit(1)
+
+
+def _recorded(run: str) -> tuple[Any, Any]:
+    """The configuration and the record of a run."""
+    from dnrlib.experiments import RunConfig
+    from dnrlib.records import Record
+
+    record = Record.load(Path(run) if run.endswith(".json") else _find(run))
+    return from_dict(RunConfig, record.config), record
+
+
+def _of_cell(experiment: str, wanted: str, seed: str) -> list[tuple[str, Any, Any]]:
+    """In words, configuration and record (or None) of the runs of a cell."""
+    from dnrlib.experiments import load_experiment, newest
+    from dnrlib.reruns import cell, of_seed
+
+    configs, records = of_seed(cell(load_experiment(experiment), wanted), seed), newest()
+    return [(config.what, config, records.get(hash_of(config))) for config in configs]
+
+
+def _print_again(found: Any) -> None:
+    for difference in found.other:
+        console.print(f"Not as it was: {difference}", markup=False)
+        if difference.startswith("candidate lists"):
+            console.print("These are other lists: what is compared are means, list by list nothing")
+    if not found.other:
+        console.print(
+            "Lists, code, machine, versions and threads are as they were: expect the same"
+        )
+    columns = ("test metric", "recorded", "again", "difference", "tolerance", "")
+    table = Table(*columns, title=found.recorded.run)
+    for name, allowed in found.tolerance.items():
+        then, now = (one.metrics["test"][name] for one in (found.recorded, found.again))
+        off = found.difference(name)
+        cells = [_number(then), _number(now), "–" if off != off else f"{off:+.4f}"]
+        table.add_row(name, *cells, f"{allowed:.4f}", found.verdict(name))
+    console.print(table)
+    console.print(f"Tolerance: {found.why}", markup=False)
+
+
+def _print_plan(
+    experiment: str, configs: list[Any], workers: int, engine: str, redo: bool = False
+) -> None:
+    """Print the runs and what they would take; ``redo``: those that are recorded too."""
     from dnrlib.costs import side_by_side
     from dnrlib.engines import plan
     from dnrlib.records import load_records
@@ -429,7 +567,7 @@ def _print_plan(experiment: str, configs: list[Any], workers: int, engine: str) 
     left = []
     for config, estimate in zip(configs, estimates, strict=True):
         state = {None: "", config.code: "yes"}.get(codes.get(hash_of(config)), "by other code")
-        if state != "yes":
+        if redo or state != "yes":
             left.append(estimate)
         table.add_row(config.data.what, config.model, str(config.seed), state, *_cells(estimate))
     console.print(table)
@@ -466,16 +604,34 @@ def _engine(name: str, **options: Any) -> Any:
 
 @app.command()
 def measure(
-    what: Annotated[str, typer.Argument(help="noise or embeddings.")],
-    experiment: Annotated[str, typer.Option(help="A file of experiments/, without its ending.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="Of the weights of an experiment: noise, embeddings or robustness. Without one: "
+            "counts (of the data sets at hand) or worlds (of the theory, summed exactly)."
+        ),
+    ],
+    experiment: Annotated[
+        str, typer.Option(help="A file of experiments/, without its ending.")
+    ] = "",
     runs: Annotated[
         Path, typer.Option(help="The folder of weights; runs that it lacks are done again.")
     ] = Path("runs"),
 ) -> None:
-    """Measure something on the weights of an experiment's recorded runs, and write it down."""
+    """Measure what records do not say, and write it down."""
     from dnrlib.measurements import measure
 
     console.print(f"Wrote {measure(what, experiment, runs=runs, say=console.print)}")
+
+
+@app.command()
+def claims(
+    id: Annotated[str, typer.Option(help="Only this claim, with its runs.")] = "",
+) -> None:
+    """The verdict on every claim of the paper, computed from the records."""
+    from dnrlib.verdicts import print_verdicts
+
+    print_verdicts(console, id)
 
 
 @app.command()

@@ -55,7 +55,7 @@ def retriever_of(config: DataConfig, cache: Path | None = None) -> MatrixFactori
         raise ConfigError(
             "retriever = 'noisy-truth' has no vectors: choose earlier, in-sample or crossfit"
         )
-    source = load(config.dataset)
+    source = load(config.dataset, feedback=config.feedback)
     *_, (_, frame) = stages(source, config.core or None, config.positive, config.list_length)
     log = to_log(frame, source.name, source.note, config.list_length)
     scoring = plan(log, config.retriever, config.folds, config.seed)

@@ -28,6 +28,7 @@ from dnrlib.lists import TENSORS, CandidateLists
 from dnrlib.training import score_lists
 
 INPUTS = ("users", "history", "items", "scores")
+"""What a served reranker takes; then ``features``, if the lists have them."""
 TOLERANCE = 1e-4
 """Largest difference of logits between PyTorch and ONNX Runtime."""
 
@@ -35,9 +36,18 @@ TOLERANCE = 1e-4
 class Request(CandidateLists):
     """Candidate lists when they are served: there is no feedback yet, and reading it is refused."""
 
-    def __init__(self, users: Tensor, history: Tensor, items: Tensor, scores: Tensor):
+    def __init__(
+        self,
+        users: Tensor,
+        history: Tensor,
+        items: Tensor,
+        scores: Tensor,
+        features: Tensor | None = None,
+    ):
         # a frozen dataclass lets no attribute be set
-        vars(self).update(users=users, history=history, items=items, scores=scores)
+        vars(self).update(
+            users=users, history=history, items=items, scores=scores, features=features
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name in (*TENSORS, "meta"):
@@ -46,7 +56,7 @@ class Request(CandidateLists):
 
 
 class Serving(nn.Module):
-    """The reranker as a function of four tensors, given the retriever's real scores."""
+    """The reranker as a function of a request's tensors, given the retriever's real scores."""
 
     def __init__(self, reranker: nn.Module):
         super().__init__()
@@ -58,14 +68,20 @@ class Serving(nn.Module):
         history: Int[Tensor, "lists history"],
         items: Int[Tensor, "lists n"],
         scores: Float[Tensor, "lists n"],
+        features: Float[Tensor, "lists n f"] | None = None,
     ) -> Float[Tensor, "lists n"]:
         """Logits of each candidate."""
-        return self.reranker(Request(users, history, items, scores), scores)
+        return self.reranker(Request(users, history, items, scores, features), scores)
 
 
 def serving_inputs(lists: CandidateLists) -> tuple[Tensor, ...]:
-    """The four tensors that a served reranker takes, in the order of `INPUTS`."""
-    return tuple(getattr(lists, name) for name in INPUTS)
+    """The tensors that a served reranker takes, in the order of `input_names`."""
+    return tuple(getattr(lists, name) for name in input_names(lists))
+
+
+def input_names(lists: CandidateLists) -> tuple[str, ...]:
+    """`INPUTS`, and ``features`` if the lists have them."""
+    return INPUTS if lists.features is None else (*INPUTS, "features")
 
 
 def export_program(reranker: nn.Module, lists: CandidateLists) -> ExportedProgram:
@@ -77,7 +93,7 @@ def export_program(reranker: nn.Module, lists: CandidateLists) -> ExportedProgra
         lists: at least one, on the reranker's device; only sizes and types of its tensors count.
 
     Raises:
-        ConfigError: no lists, or the reranker reads more than the four tensors or branches on
+        ConfigError: no lists, or the reranker reads more than `serving_inputs` or branches on
             their values or on the number of lists.
     """
     if not len(lists):
@@ -90,7 +106,7 @@ def export_program(reranker: nn.Module, lists: CandidateLists) -> ExportedProgra
     try:
         with torch.no_grad(), _quiet():
             return torch.export.export(
-                serving, example, dynamic_shapes=tuple({0: count} for _ in INPUTS), strict=False
+                serving, example, dynamic_shapes=tuple({0: count} for _ in example), strict=False
             )
     except Exception as error:
         raise _not_exportable(reranker, error) from error
@@ -173,7 +189,8 @@ def save_onnx(reranker: nn.Module, lists: CandidateLists, path: Path | str) -> f
     """Write the reranker as an ONNX file that holds its weights; return what `check_onnx` does.
 
     The file appears only when it has been written and checked. Inputs are users, history, items
-    and scores, with the types that the lists have; the output is ``logits``.
+    and scores, and features if the lists have them, with the types that they have there; the
+    output is ``logits``.
 
     Raises:
         ConfigError: see `export_program`; or ONNX has no counterpart of an operation, or its
@@ -247,8 +264,8 @@ def onnx_session(path: Path | str, threads: int = 0) -> Any:
 
 def onnx_logits(session: Any, lists: CandidateLists) -> Float[Tensor, "lists n"]:
     """Logits under ONNX Runtime."""
-    tensors = (tensor.cpu().numpy() for tensor in serving_inputs(lists))
-    return torch.from_numpy(session.run(None, dict(zip(INPUTS, tensors, strict=True)))[0])
+    inputs = {name: getattr(lists, name).cpu().numpy() for name in input_names(lists)}
+    return torch.from_numpy(session.run(None, inputs)[0])
 
 
 def _package(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""What is measured on the weights of recorded runs, where their records do not say it."""
+"""What is measured on the weights of recorded runs, where their records do not say it.
+
+And what needs no run at all, but a record for the verdicts: counts of the data, and exact worlds.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.autograd.functional import jacobian
 
+from dnrlib import theory
 from dnrlib.comparisons import recorded
+from dnrlib.data import DATASETS, count_steps, load, prepare_log
 from dnrlib.distances import Sample, distances, floor
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.experiments import RUNS, RunConfig, compute, load_generator, load_reranker, provenance
@@ -25,6 +31,7 @@ from dnrlib.prepare import DataConfig, prepare
 from dnrlib.records import Record
 
 MEASUREMENTS = Path("measurements")
+WORLDS = 200
 SAME_RUN = 0.01
 """A run done again is the same if its test NDCG@6 differs from the record by no more than this."""
 
@@ -34,11 +41,12 @@ Measure = Callable[[Record, CandidateLists, nn.Module, MLPNoise | None], list[Ro
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measure of every run of an experiment.
+    """One measure of every run of an experiment, or (``experiment`` is "") of what is no run.
 
     Args:
         runs: of each run its name, method, seed, data fingerprint (``data``), hash of the code
-            that trained it (``code``), and ``rows``, what was measured.
+            that trained it (``code``), and ``rows``, what was measured; of what is no run its name
+            and ``rows``.
         made: date, commit, machine, versions.
     """
 
@@ -48,9 +56,9 @@ class Measurement:
     made: dict[str, Any]
 
     def rows(self) -> list[Row]:
-        """The rows of all runs, each with the method and the seed of its run."""
+        """The rows of all runs, each with the method and the seed of its run, if it has them."""
         return [
-            {"method": run["method"], "seed": run["seed"], **row}
+            {name: run[name] for name in ("method", "seed") if name in run} | row
             for run in self.runs
             for row in run["rows"]
         ]
@@ -118,8 +126,84 @@ def _embeddings(
     return embeddings.measure(record, lists, reranker, generator)
 
 
-MEASURES: dict[str, Measure] = {"noise": noise, "embeddings": _embeddings}
+def _robustness(
+    record: Record, lists: CandidateLists, reranker: nn.Module, generator: MLPNoise | None
+) -> list[Row]:
+    from dnrlib import robustness  # not needed for the others
+
+    return robustness.measure(lists, reranker)
+
+
+MEASURES: dict[str, Measure] = {
+    "noise": noise,
+    "embeddings": _embeddings,
+    "robustness": _robustness,
+}
 """Name -> what it measures of a record, its prepared lists, its reranker and its generator."""
+
+
+# What needs no run ------------------------------------------------------------------------
+
+
+def counts(say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Users, items, interactions and lists after preprocessing, of each data set that is at hand.
+
+    The settings are the defaults of `dnrlib.prepare.DataConfig`. ``note`` says how the file differs
+    from the publisher's.
+    """
+    found = []
+    for dataset in DATASETS:
+        try:
+            source = load(dataset, download=False)
+        except (ConfigError, DataError) as error:
+            say(f"Left out: {error}")
+            continue
+        say(f"Counting {dataset}")
+        log, last = prepare_log(source), count_steps(source).row(-1, named=True)
+        row = {name: last[name] for name in ("users", "items", "interactions", "lists")}
+        found.append({"run": dataset, "data": log.fingerprint, "note": source.note, "rows": [row]})
+    return found
+
+
+def worlds(say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """What the theory's claims come to in `WORLDS` random worlds, which are summed exactly.
+
+    One to four requests, one to three candidates and two to four levels; the reranker and the
+    generator are random tables. In nats, the largest over the feedbacks z:
+
+    - ``direct``: | L_direct + L_1 + L_2 + log p(z) |
+    - ``dnr``: | L_z + L_adv + L_x + δ_x + log p(z) |
+    - ``l1``: the derivative of L_1 in a logit of the reranker. L_2 has no reranker in it.
+    - ``bound``: L_1 + L_2, which is -log p(z) - L_direct
+    """
+    say(f"Summing {WORLDS} worlds")
+    return [
+        {"run": f"world {seed}", "seed": seed, "rows": [_world(seed)]} for seed in range(WORLDS)
+    ]
+
+
+def _world(seed: int) -> Row:
+    world = theory.random_world(seed, 1 + seed % 4, 1 + seed // 4 % 3, 2 + seed // 12 % 3)
+    vectors, feedbacks = world.p_z_given_x.shape
+    q = theory.random_table(vectors, feedbacks, seed)
+    phi = theory.random_table(feedbacks, vectors, seed + 1)
+    first = theory.l_direct(q, world) + theory.l_1(q, world) + theory.l_2(world)
+    second = theory.l_z(q, phi) + theory.l_adv(q, phi, world)
+    second = second + theory.l_x(phi, world) + theory.delta_x(phi, world)
+    slopes = jacobian(lambda logits: theory.l_1(logits.softmax(1), world), q.log())
+    return {
+        "direct": float((first - world.evidence).abs().max()),
+        "dnr": float((second - world.evidence).abs().max()),
+        "l1": float(slopes.abs().max()),
+        "bound": float((theory.l_1(q, world) + theory.l_2(world)).max()),
+    }
+
+
+WITHOUT_RUNS: dict[str, Callable[[Callable[[str], None]], list[dict[str, Any]]]] = {
+    "counts": counts,
+    "worlds": worlds,
+}
+"""Name -> what it measures without any experiment."""
 
 
 # Of all runs of an experiment -------------------------------------------------------------
@@ -127,7 +211,7 @@ MEASURES: dict[str, Measure] = {"noise": noise, "embeddings": _embeddings}
 
 def measure(
     what: str,
-    experiment: str,
+    experiment: str = "",
     results: Path | None = None,
     runs: Path | None = None,
     folder: Path | None = None,
@@ -138,26 +222,45 @@ def measure(
     A run whose weights are not on this machine is done again, and its weights are kept.
 
     Args:
-        what: a name in `MEASURES`.
+        what: a name in `MEASURES`, or one in `WITHOUT_RUNS`, which has no experiment.
         results: the folder of records, by default results/.
         runs: the folder of weights, by default runs/.
         folder: where to write, by default measurements/.
         say: told what is being done.
 
     Raises:
-        ConfigError: unknown measure.
+        ConfigError: unknown measure, or it needs an experiment, or has none.
         DataError: a run has no record, or was done again with another result.
     """
-    if what not in MEASURES:
-        raise ConfigError(f"measure {what!r} is unknown: choose one of {', '.join(MEASURES)}")
-    records = [record for record in recorded(experiment, results) if record.best_epoch]
+    if what not in MEASURES | WITHOUT_RUNS:
+        known = ", ".join(MEASURES | WITHOUT_RUNS)
+        raise ConfigError(f"measure {what!r} is unknown: choose one of {known}")
+    if (what in MEASURES) != bool(experiment):
+        needs = "needs one, say which" if what in MEASURES else "is of no experiment"
+        raise ConfigError(f"experiment = {experiment!r}: the measure {what!r} {needs}")
+    if what in WITHOUT_RUNS:
+        return _write(Measurement("", what, WITHOUT_RUNS[what](say), provenance()), folder)
+    untrained = ("score",) if what == "robustness" else ()
+    records = [
+        record
+        for record in recorded(experiment, results)
+        if record.best_epoch or record.method in untrained
+    ]
     if what == "noise":
         records = [record for record in records if has_generator(record)]
     found = [_measured(what, record, runs or RUNS, say) for record in records]
-    path = (folder or MEASUREMENTS) / f"{experiment}-{what}.json"
+    return _write(Measurement(experiment, what, found, provenance()), folder)
+
+
+def measurement_path(experiment: str, what: str, folder: Path | None = None) -> Path:
+    """Where a measurement is written."""
+    return (folder or MEASUREMENTS) / f"{'-'.join(filter(None, (experiment, what)))}.json"
+
+
+def _write(measurement: Measurement, folder: Path | None) -> Path:
+    path = measurement_path(measurement.experiment, measurement.what, folder)
     with replacing(path) as partial:
-        content = asdict(Measurement(experiment, what, found, provenance()))
-        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        partial.write_text(json.dumps(asdict(measurement), indent=1) + "\n", "utf-8")
     return path
 
 
@@ -170,7 +273,7 @@ def _measured(what: str, record: Record, runs: Path, say: Callable[[str], None])
     lists = prepare(from_dict(DataConfig, record.config["data"]))
     if lists.fingerprint != record.data["fingerprint"]:
         say(f"{record.run}: the lists made here differ from those of the record")
-    if not (runs / record.run / "reranker.safetensors").exists():
+    if record.best_epoch and not (runs / record.run / "reranker.safetensors").exists():
         _again(record, lists, runs, say)
     say(f"Measuring {what} of {record.run}")
     reranker = load_reranker(record, lists, runs).eval()
@@ -205,12 +308,10 @@ def load_measurement(experiment: str, what: str, folder: Path | None = None) -> 
     Raises:
         DataError: it is not there, or is not a measurement.
     """
-    path = (folder or MEASUREMENTS) / f"{experiment}-{what}.json"
+    path = measurement_path(experiment, what, folder)
     if not path.exists():
-        raise DataError(
-            path,
-            f"no such measurement: make it with `dnr measure {what} --experiment {experiment}`",
-        )
+        option = f" --experiment {experiment}" if experiment else ""
+        raise DataError(path, f"no such measurement: make it with `dnr measure {what}{option}`")
     try:
         return Measurement(**json.loads(path.read_text("utf-8")))
     except (TypeError, ValueError) as error:

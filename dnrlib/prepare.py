@@ -20,8 +20,9 @@ from dnrlib.data.steps import raw_ids, to_log
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.files import replacing
 from dnrlib.identity import LISTS_CODE, added, code_hash, hash_of
-from dnrlib.lists import CandidateLists
+from dnrlib.lists import LOGGED, CandidateLists
 from dnrlib.log import SPLITS, TRAIN, VALIDATION, ExposureLog, digest
+from dnrlib.logged import read_lists
 from dnrlib.protocols import PROTOCOLS, candidate_lists
 from dnrlib.retriever import (
     SCHEMES,
@@ -74,7 +75,8 @@ class DataConfig:
     """Which feedback counts where the data set has several, such as ``is_like`` of KuaiRand; ""
     is what is customary for it."""
     file: str = added("")
-    """With dataset = "lists": the file of the reader's own candidate lists."""
+    """With dataset = "lists": the file of the reader's own candidate lists (`dnrlib.logged`). Its
+    ``candidates`` are 50 only if they are so many, else what keeps most of them."""
     order: str = added("shuffled")
     """Of the candidates. ``given``: the shown ones first, then the others by score, as in public
     code; a model that knows places can then tell what was shown."""
@@ -85,9 +87,18 @@ class DataConfig:
     """``isotonic``: the scores as probabilities (`dnrlib.calibration`)."""
 
     def __post_init__(self) -> None:
+        if self.dataset == "lists":
+            # What the reader's own cascade did, whatever it was.
+            object.__setattr__(self, "protocol", LOGGED)
+            object.__setattr__(self, "retriever", LOGGED)
+            if not self.file:
+                raise ConfigError("dataset = 'lists' needs data.file, the file of candidate lists")
+        elif self.file:
+            raise ConfigError(f"file = {self.file!r} needs dataset = 'lists'")
+        logged = (LOGGED,) if self.dataset == "lists" else ()
         choices = {
-            "protocol": PROTOCOLS,
-            "retriever": (*SCHEMES, "noisy-truth"),
+            "protocol": logged or PROTOCOLS,
+            "retriever": logged or (*SCHEMES, "noisy-truth"),
             "order": ("shuffled", "given"),
             "selection": ("validation", "test"),
             "calibration": ("none", "isotonic"),
@@ -128,6 +139,8 @@ def prepare(
         ConfigError, DataError, DnrError: as the steps do.
     """
     cache = cache or CACHE
+    if config.dataset == "lists":
+        return _as_asked(_subset(_logged(config), config), config)
     source = load(config.dataset, feedback=config.feedback)
     whole = replace(
         config, train_lists=0, evaluation_lists=0,
@@ -144,6 +157,13 @@ def prepare(
     with _remade_if_deleted(path):
         lists = CandidateLists.load(path)
     return _as_asked(_subset(lists, config), config)
+
+
+def _logged(config: DataConfig) -> CandidateLists:
+    """The reader's own lists: read each time, as the file may have changed."""
+    automatic = config.candidates == DataConfig.candidates
+    n = None if automatic else config.candidates
+    return read_lists(config.file, n, config.history, config.seed)
 
 
 @contextmanager
@@ -299,6 +319,8 @@ def shown_first(lists: CandidateLists) -> CandidateLists:
         name: getattr(lists, name).gather(1, order)
         for name in ("items", "scores", "labels", "shown")
     }
+    if lists.features is not None:
+        moved["features"] = lists.features.take_along_dim(order[:, :, None], dim=1)
     return replace(lists, **moved, meta=lists.meta | {"order": "given"})
 
 

@@ -66,7 +66,11 @@ class Stack:
         learning = list(self.parameters) if phase == 2 else ["reranker"]
         given = {f"{part}.{n}": p.detach() for part in learning
                  for n, p in self.parameters[part].items()}  # fmt: skip
-        tensors = {name: torch.stack([getattr(b, name) for b in batches]) for name in TENSORS}
+        described = () if batches[0].features is None else ("features",)
+        tensors = {
+            name: torch.stack([getattr(b, name) for b in batches])
+            for name in (*TENSORS, *described)
+        }
         if phase == 1 and self.first.heuristic is not None:
             # Not every distribution can be drawn from under vmap.
             tensors["synthetic"] = self.first.heuristic(tensors["labels"].flatten(0, 1)).view_as(
@@ -159,7 +163,7 @@ class _Objective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], phase: int) -> tuple[dict[str, Tensor], Tensor]:
         trainer = self._trainer[0]
-        tensors = {name: batch[name] for name in TENSORS}
+        tensors = {name: tensor for name, tensor in batch.items() if name != "synthetic"}
         drawn = _Drawn(batch["synthetic"]) if "synthetic" in batch else None
         lists = CandidateLists(**tensors, meta=trainer.lists.meta)
         return trainer.one_pass(lists, trainer.generator if phase == 2 else drawn)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from worlds import make_lists
+from worlds import field_of, make_lists
 
 from dnrlib.checks import CHECKS, NEARLY_ALL, check_reranker
 from dnrlib.errors import ConfigError
@@ -11,6 +11,9 @@ from dnrlib.losses import bernoulli
 from dnrlib.rerankers import OwnLoss, build
 
 LISTS = make_lists(signal=0.5)[:64]
+DESCRIBED = field_of(
+    LISTS, features=torch.randn(64, 12, 3, generator=torch.Generator().manual_seed(1))
+)
 NAMES = {check.__name__.replace("_", " ") for check in CHECKS}
 FEEDBACK = "serving reads no feedback"
 ARGUMENT = "scores come by the argument"
@@ -129,8 +132,36 @@ class Raises(Good):
         raise IndexError("index 7 is out of range.\nmore")
 
 
-def faults(model):
-    return {finding.name for finding in check_reranker(model, LISTS) if not finding.passed}
+class ReadsFeatures(Good):
+    def __init__(self):
+        super().__init__()
+        self.weigh = nn.Linear(3, 1, bias=False)
+
+    def forward(self, batch, scores):
+        return super().forward(batch, scores) + self.weigh(batch.features)[..., 0]
+
+
+class ReadsTheNeighboursFeatures(ReadsFeatures):
+    def forward(self, batch, scores):
+        return super().forward(batch, scores) + self.weigh(batch.features.roll(1, 1))[..., 0]
+
+
+class SeesFeaturesOfOtherLists(ReadsFeatures):
+    def forward(self, batch, scores):
+        return super().forward(batch, scores) - batch.features.mean()
+
+
+class KnowsFeaturesAndScoreAlone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weigh, self.trust = nn.Linear(3, 1, bias=False), nn.Parameter(torch.ones(()))
+
+    def forward(self, batch, scores):
+        return self.weigh(batch.features)[..., 0] + self.trust * scores
+
+
+def faults(model, lists=LISTS):
+    return {finding.name for finding in check_reranker(model, lists) if not finding.passed}
 
 
 def test_a_sound_module_passes_everything():
@@ -161,6 +192,26 @@ def test_a_sound_module_passes_everything():
 )
 def test_a_broken_module_is_found_by_the_check_of_its_fault(broken, expected):
     assert faults(broken()) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (Good, set()),
+        (ReadsFeatures, set()),
+        (ReadsTheNeighboursFeatures, {MOVES}),
+        (SeesFeaturesOfOtherLists, {ALONE}),
+    ],
+)
+def test_features_go_through_every_check(model, expected):
+    assert faults(model(), DESCRIBED) == expected
+
+
+def test_features_that_tell_the_label_are_learnt_by_heart():
+    telling = DESCRIBED.features + 9 * LISTS.labels[:, :, None]
+    model = KnowsFeaturesAndScoreAlone()
+    assert faults(model, field_of(LISTS, features=telling)) == set()
+    assert faults(model, DESCRIBED) == {BY_HEART_NAME}
 
 
 def message(model, name):

@@ -1,17 +1,28 @@
 """The paper's numbers are read from its claims, all of which are there."""
 
+import shutil
+import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dnrlib.claims import Claim, load_claims, paper_value
+from dnrlib.claims import (
+    Claim,
+    contradictions,
+    load_claims,
+    load_rules,
+    paper_value,
+    rules_history,
+    standing_since,
+)
 from dnrlib.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
-    "main": 19, "data": 9, "ablation": 6, "theory": 5, "online": 4, "denoising": 3,
-    "hyperparameter": 3, "naive use": 3, "retriever": 3, "cost": 3, "backbone": 2, "noise": 1,
+    "main": 21, "data": 9, "ablation": 6, "theory": 5, "online": 4, "denoising": 3,
+    "hyperparameter": 3, "naive use": 3, "retriever": 3, "cost": 4, "backbone": 2, "noise": 1,
 }  # fmt: skip
 
 
@@ -26,7 +37,7 @@ def project_folder(monkeypatch):
 def test_every_claim_of_the_paper_is_there():
     claims = load_claims()
     lines = (ROOT / "data/claims.csv").read_text("utf-8").splitlines()
-    assert len(claims) == len(lines) - 1 == 61
+    assert len(claims) == len(lines) - 1 == 64
     assert all(claim.id and claim.kind and claim.statement for claim in claims.values())
     assert Counter(claim.kind for claim in claims.values()) == KINDS
 
@@ -58,3 +69,139 @@ def test_a_missing_file_and_other_columns_are_refused(tmp_path):
     other.write_text("id,kind\na,b\n")
     with pytest.raises(DataError, match="columns differ"):
         load_claims(other)
+
+
+# Rules ----------------------------------------------------------------------------------------
+
+RULES = """
+confidence: 0.95
+family_level: 0.05
+resamples: 2000
+rules:
+  level: >-
+    {level}
+  count: Ours is the paper's.
+"""
+
+
+@pytest.fixture
+def history(tmp_path, monkeypatch):
+    """A repository in which a rule and, later, a comment were changed."""
+    for name, day in {"GIT_AUTHOR_DATE": 1, "GIT_COMMITTER_DATE": 1}.items():
+        monkeypatch.setenv(name, f"2020-01-0{day}T00:00:00+00:00")
+    path = tmp_path / "rules.yml"
+    git(tmp_path, "init", "-q")
+    for day, text in enumerate(
+        (
+            RULES.format(level="Old."),
+            RULES.format(level="New."),
+            "# said better" + RULES.format(level="New."),
+        ),
+        1,
+    ):
+        path.write_text(text)
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2020-01-0{day}T00:00:00+00:00")
+        git(tmp_path, "add", "rules.yml")
+        git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "text")
+    clear()
+    yield path
+    clear()
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def clear():
+    load_rules.cache_clear()
+    rules_history.cache_clear()
+
+
+def test_a_rule_stands_since_its_wording_did(history):
+    assert [version.date.day for version in rules_history(history)] == [3, 2, 1]
+    assert standing_since("level", history).date.day == 2
+    assert standing_since("count", history).date.day == 1
+    assert load_rules(history).rules == {"level": "New.", "count": "Ours is the paper's."}
+
+
+def test_what_is_not_committed_stands_since_never(history):
+    history.write_text(RULES.format(level="Newer."))
+    clear()
+    assert standing_since("level", history) is None
+    assert standing_since("count", history).date.day == 1
+    history.write_text(RULES.format(level="New.").replace("0.05", "0.1"))
+    clear()
+    assert standing_since("count", history) is None
+
+
+def test_without_the_whole_history_nothing_is_known(history, tmp_path):
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{tmp_path}", "shallow")
+    assert len(rules_history(history)) == 3
+    assert rules_history(tmp_path / "shallow/rules.yml") == ()
+    outside = tmp_path.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    shutil.copy(history, outside)
+    assert rules_history(outside / "rules.yml") == ()
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "rules: 3", "rules: {}", "other: 1\nrules: {}"])
+def test_what_is_no_file_of_rules_is_refused(tmp_path, text):
+    path = tmp_path / "rules.yml"
+    path.write_text(text)
+    with pytest.raises(DataError, match="not a file of rules"):
+        load_rules(path)
+    with pytest.raises(DataError, match="run from the project's folder"):
+        load_rules(tmp_path / "other.yml")
+
+
+def test_the_rules_of_the_project_are_read():
+    rules = load_rules()
+    assert (rules.confidence, rules.family_level, rules.resamples) == (0.95, 0.05, 2000)
+    assert rules.rules["gain below"].startswith("First minus second in percent")
+
+
+# Contradictions -------------------------------------------------------------------------------
+
+
+def made_up(**values):
+    plain = next(iter(load_claims().values()))
+    return {
+        id.replace("_", "-"): replace(plain, value=value, unit="percent")
+        for id, value in values.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "arithmetic"),
+    [
+        (
+            {"cost_epoch": "66", "cost_epoch_extra": "5", "cost_training": "30"},
+            "5 / (66 − 5) = 8.2 %",
+        ),
+        ({"main_dnrg_ml1m": "77.67", "main_dnrb_ml1m": "77.12"}, "77.67 − 77.12 = +0.55 points"),
+        ({"ablation_no_adv": "76.90", "ablation_w_b": "76.90"}, "76.90 − 76.90 = 0.00 points"),
+        (
+            {
+                "main_dnrb_books": "75.54", "main_pier_books": "71.62", "gain_pier_books": "5.47",
+                "gain_pier_books_text": "8.90",
+            },
+            "75.54 / 71.62 − 1 = 5.47 %",
+        ),
+        (
+            {"main_dnrb_kuai": "50.30", "main_dnrb_kuai_ndcg": "70.15"},
+            "50.30 < 70.15, but a hit ratio is never below NDCG",
+        ),
+    ],
+)  # fmt: skip
+def test_a_contradiction_is_computed_once_its_numbers_are_claims(values, arithmetic):
+    (found,) = contradictions(made_up(**values))
+    assert found.arithmetic == arithmetic
+    least = dict(list(values.items())[:-1])
+    assert contradictions(made_up(**least)) == []
+
+
+def test_the_contradictions_of_the_claims_hold():
+    found = {one.one: one.arithmetic for one in contradictions()}
+    assert "75.99 + 1.68 = 77.67, DNR-G's; 72.85 + 4.27 = 77.12, DNR-B's" in found.values()
+    assert found["DNR gains 4.82 points over PRM."].startswith("77.67 − 72.85 = 4.82")
+    assert "50.30 / 45.35 − 1 = 10.92 %" in found.values()

@@ -67,6 +67,10 @@ def dnr(workplace, capfd):
         ([], ["Denoising training", "data", "train", "evaluate", "reproduce", "book", "130"]),
         (["data"], ["prepare"]),
         (["data", "prepare"], ["noisy-truth", "--out", "history=10"]),
+        (["data", "prepare"], ["amazon-books-2018", "kuairand-1k", "--feedback", "--file"]),
+        (["data", "check"], ["Parquet or CSV", "request, item, score, label"]),
+        (["reproduce"], ["--cell", "--seed", "--run", "tolerance"]),
+        (["claims"], ["--id", "verdict"]),
         (["train"], ["--devices", "--accelerator", "--precision", "--no-compile"]),
         (["train"], ["DNR-B", "training.lambda_c=0.3", "--epochs", "goes on"]),
         (["evaluate"], ["--lists", "record"]),
@@ -126,6 +130,14 @@ def test_help_is_fast_and_needs_neither_torch_nor_the_books_packages():
         ([*GRID, "--address", "auto"], 2, "--address is no option of --engine local"),
         ([*GRID, "--gpus-per-run", "1"], 2, "--gpus-per-run is no option of --engine local"),
         ([*GRID, "--engine", "ray", "--workers", "2"], 2, "--workers is no option of --engine ray"),
+        (["reproduce", "--run", "nosuch"], 3, "results: no record of a run 'nosuch'"),
+        ([*GRID, "--cell", "x", "--workers", "2"], 2, "done again by one process here"),
+        (["data", "prepare", "--dataset", "lists"], 2, "dataset = 'lists' needs data.file"),
+        (["train", *LISTS, "--file", "x.csv"], 2, "file = 'x.csv' needs dataset = 'lists'"),
+        (["train", *LISTS, "--feedback", "x"], 2, "feedback is 'x', but simulated has one kind"),
+        (["data", "check", "nosuch.csv"], 3, "nosuch.csv"),
+        (["measure", "noise"], 2, "experiment = '': the measure 'noise' needs one"),
+        (["measure", "worlds", "--experiment", "x"], 2, "'worlds' is of no experiment"),
         (["book", "-p", "x", "3"], 2, "-p needs --chapter NAME"),
         (["book", "--dataset", "simulated", "--chapter", "x", "-p", "y"], 2, "-p y: it needs a"),
         (["book", "--dataset", "simulated", "--chapter", "x", "-p"], 2, "-p : it needs a name"),
@@ -141,8 +153,12 @@ def test_an_error_is_one_line_that_names_what_is_wrong(dnr, command, code, messa
 
 
 @pytest.mark.parametrize(
-    "command", [["nosuch"], ["train", "--nosuch"], ["reproduce"], ["train", "--epochs", "0"]]
-)
+    "command",
+    [
+        ["nosuch"], ["train", "--nosuch"], ["reproduce"], ["train", "--epochs", "0"],
+        [*GRID, "--run", "x"], [*GRID, "--seed", "1"], ["reproduce", "--run", "x", "--cell", "y"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_has_exit_code_2(dnr, command):
     code, _, err = dnr(*command)
     assert code == 2
@@ -366,6 +382,104 @@ def test_a_plan_says_what_is_recorded(dnr, workplace, monkeypatch):
     assert (code, err.startswith("error: results/damaged.json: not a record")) == (3, True)
 
 
+SMALL = """
+base:
+  data: {dataset: simulated, retriever: noisy-truth, train_lists: 300, evaluation_lists: 100}
+  options: {dim: 8, layers: 1}
+  training: {epochs: 2, lambda_e: 1}
+grid: {method: [score, concat], seed: [0, 1]}
+"""
+
+
+@pytest.fixture
+def small(workplace):
+    """An experiment of which two runs are recorded, the score's and the first of concat."""
+    (workplace / "experiments").mkdir()
+    (workplace / "experiments/small.yml").write_text(SMALL)
+    for config in experiments.load_experiment("small")[:2]:
+        experiments.run(config)
+    return ["reproduce", "--experiment", "small", "--cell"]
+
+
+def test_a_cell_of_a_table_is_done_again_and_compared_with_its_record(dnr, workplace, small):
+    before = sorted((workplace / "results").rglob("*"))
+    code, out, _ = dnr(*small, "concat")
+    assert code == 0
+    (run,) = (path.stem for path in workplace.glob("results/*concat*"))
+    assert f"recorded as {run}\n" in out
+    assert re.search(r"epoch 2/2 phase 1 .* left\n", out)
+    assert re.search(r"ndcg@6 +│ (0\.\d{4}) +│ \1 +│ \+0\.0000 +│ 0\.0100 +│ same", out)
+    assert "versions and threads are as they were: expect the same\n" in out
+    assert "Tolerance: 0.01, as fewer than 5 seeds are recorded" in out
+    assert sorted((workplace / "results").rglob("*")) == before
+    assert not (workplace / "runs/again").exists()
+    of_run = dnr("reproduce", "--run", run)[1]
+    assert out[out.index("Lists, code") :] == of_run[of_run.index("Lists, code") :]
+
+
+def test_a_result_that_is_not_the_recorded_one_fails(dnr, workplace, small):
+    (path,) = workplace.glob("results/*concat*")
+    record = experiments.Record.load(path)
+    record.metrics["test"]["ndcg@6"] += 0.02
+    record.made["machine"] = "an abacus"
+    record.data["fingerprint"] = "other"
+    record.save()
+    code, out, _ = dnr(*small, "concat@simulated@shown+sampled")
+    assert code == 1
+    assert re.search(r"ndcg@6 .* -0\.0200 +│ 0\.0100 +│ outside", out)
+    assert "These are other lists" in out.split("Not as it was: machine: an abacus, now")[0]
+
+
+def test_a_cell_without_a_record_says_what_to_do(dnr, small):
+    code, out, err = dnr(*small, "concat", "--seed", "1")
+    assert code == 3
+    assert "seed 1) is not recorded yet: `dnr reproduce --experiment small`" in out
+    assert err == "error: results: there is no record to compare with\n"
+    code, out, _ = dnr(*small, "concat", "--seed", "all")
+    assert code == 0
+    assert "seed 1) is not recorded yet" in out
+    assert out.count("│ same") == 9
+
+
+def test_a_cell_that_is_not_there_lists_those_that_are(dnr, small):
+    place = "simulated@shown+sampled@noisy-truth"
+    assert dnr(*small, "x")[2] == (
+        "error: cell = 'x' is no cell of this experiment: choose one of "
+        f"score@{place}, concat@{place}\n"
+    )
+    assert "seed = '7': choose one of 0, 1 or all" in dnr(*small, "concat", "--seed", "7")[2]
+
+
+def test_the_plan_of_a_cell_counts_what_is_recorded_too(dnr, small):
+    code, out, _ = dnr(*small, "concat", "--plan")
+    assert code == 0
+    assert re.search(r"concat +│ 0 +│ yes +│ [\d.]+ s", out)
+    assert "To do: 1 runs, of which 1 are predicted" in out
+    assert "epoch" not in out
+
+
+def test_a_file_of_lists_is_checked(dnr, workplace):
+    rows = [
+        f"r{request},i{(request + place) % 7},{place / 6:.2f},{int(place == request % 4)}"
+        for request in range(40)
+        for place in range(5)
+    ]
+    (workplace / "own.csv").write_text("\n".join(["request,item,score,label", *rows]))
+    code, out, _ = dnr("data", "check", "own.csv")
+    assert code == 0
+    assert "own.csv" in out
+    assert "40" in out
+
+
+def test_claims_are_printed(dnr, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "dnrlib.verdicts.print_verdicts", lambda console, id: asked.append((console, id))
+    )
+    assert dnr("claims")[0] == dnr("claims", "--id", "auc-drop")[0] == 0
+    assert asked == [(cli.console, ""), (cli.console, "auc-drop")]
+
+
 def test_parameters_of_a_chapter_are_read_as_papermill_has_them(dnr, monkeypatch):
     asked = []
 
@@ -413,10 +527,9 @@ def test_a_measurement_is_asked_for_by_name(dnr, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        (["measure", "--help"], 0, ["--experiment", "--runs", "noise or embeddings"]),
+        (["measure", "--help"], 0, ["--experiment", "--runs", "robustness", "counts", "worlds"]),
         (["measure", "x", "--experiment", "seeds"], 2, ["measure 'x' is unknown: choose one of"]),
         (["measure", "noise", "--experiment", "nosuch"], 3, ["no such experiment"]),
-        (["measure", "noise"], 2, ["--experiment"]),
     ],
 )
 def test_measuring_explains_itself(dnr, command, code, words):

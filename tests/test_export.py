@@ -10,6 +10,7 @@ from worlds import field_of, make_lists
 
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.export import (
+    INPUTS,
     check_onnx,
     export_program,
     first_difference,
@@ -23,6 +24,9 @@ from dnrlib.rerankers import RERANKERS, SCORE_USES, Reranker, build
 from dnrlib.training import Trainer, TrainingConfig, score_lists
 
 LISTS = make_lists(signal=0.5)
+DESCRIBED = field_of(
+    LISTS, features=torch.randn(*LISTS.items.shape, 3, generator=torch.Generator().manual_seed(1))
+)
 SMALL = {"dim": 8, "heads": 2, "feed_forward": 12}
 DNR = {"epochs": 2, "lambda_e": 1, "noise": "beta", "generator": "epsilon"}
 
@@ -132,6 +136,57 @@ def test_a_custom_reranker_is_exported():
     model = Custom(lambda batch, scores: scores * (batch.history > 0).sum(dim=1, keepdim=True))
     logits = export_program(model, LISTS).module()(*serving_inputs(LISTS[:5]))
     torch.testing.assert_close(logits, score_lists(model, LISTS[:5]))
+
+
+# Features ----------------------------------------------------------------------------------
+
+
+def priced(batch, scores):
+    return scores + (batch.features * torch.tensor([1.0, -2.0, 0.5])).sum(dim=2)
+
+
+def priced_if_possible(batch, scores):
+    return scores if batch.features is None else priced(batch, scores)
+
+
+def inputs_of(program):
+    return program.graph_signature.user_inputs
+
+
+@pytest.mark.parametrize("function", [priced, priced_if_possible])
+def test_features_are_one_more_input(function):
+    model = Custom(function)
+    program = export_program(model, DESCRIBED)
+    assert inputs_of(program) == (*INPUTS, "features")
+    for count in (1, 5):
+        lists = DESCRIBED[:count]
+        logits = program.module()(*serving_inputs(lists))
+        torch.testing.assert_close(logits, score_lists(model, lists))
+        assert not torch.allclose(logits, lists.scores)
+
+
+def test_lists_without_features_have_no_such_input():
+    model = Custom(priced_if_possible)
+    program = export_program(model, LISTS)
+    assert inputs_of(program) == inputs_of(program_of("prm", "concat")) == INPUTS
+    torch.testing.assert_close(program.module()(*serving_inputs(LISTS)), LISTS.scores)
+    assert not same_program(program, export_program(model, DESCRIBED))
+    with pytest.raises(ConfigError, match="Custom cannot be exported"):
+        export_program(Custom(priced), LISTS)
+
+
+@pytest.mark.parametrize(("lists", "names"), [(LISTS, INPUTS), (DESCRIBED, (*INPUTS, "features"))])
+def test_onnx_takes_features_where_the_lists_have_them(lists, names, tmp_path):
+    model, path = Custom(priced_if_possible), tmp_path / "reranker.onnx"
+    assert save_onnx(model, lists, path) < 1e-5
+    session = onnx_session(path, threads=1)
+    assert tuple(taken.name for taken in session.get_inputs()) == names
+    for count in (1, 5):
+        logits = onnx_logits(session, lists[:count])
+        torch.testing.assert_close(logits, score_lists(model, lists[:count]))
+    other = LISTS if lists is DESCRIBED else DESCRIBED
+    with pytest.raises(DataError, match="does not fit these lists .*features"):
+        check_onnx(path, model, other)
 
 
 # The same program -------------------------------------------------------------------------

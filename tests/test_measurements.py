@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 from worlds import make_lists
 
-from dnrlib import measurements
+from dnrlib import measurements, theory
+from dnrlib.data import SimulatedWorld, prepare_log
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.experiments import load_experiment, run
 from dnrlib.measurements import (
@@ -178,3 +179,60 @@ def test_what_cannot_be_measured(workplace):
     measure("noise", "small").write_text("{}")
     with pytest.raises(DataError, match="not a measurement"):
         load_measurement("small", "noise")
+
+
+# What needs no run ----------------------------------------------------------------------------
+
+
+def test_the_worlds_hold_the_identities_and_refute_the_rest(tmp_path):
+    """Each row again from the definitions: log p(z) is known, and a derivative is a quotient."""
+    path = measure("worlds", folder=tmp_path)
+    found = load_measurement("", "worlds", tmp_path)
+    rows = found.rows()
+    assert path.name == "worlds.json"
+    assert len(rows) == measurements.WORLDS == len({row["seed"] for row in rows})
+    assert max(row["direct"] for row in rows) < 1e-12 > max(row["dnr"] for row in rows)
+    row, world = rows[7], theory.random_world(7, 1 + 7 % 4, 1 + 7 // 4 % 3, 2 + 7 // 12 % 3)
+    q = theory.random_table(*world.p_z_given_x.shape, 7)
+    short = world.evidence - theory.l_direct(q, world)
+    assert row["bound"] == pytest.approx(float(short.max()))
+    assert row["l1"] == pytest.approx(largest_slope(q.log(), world), rel=1e-5)
+
+
+def largest_slope(logits, world, step=1e-6):
+    def l_1(place, size):
+        moved = logits.clone()
+        moved[place] += size
+        return theory.l_1(moved.softmax(1), world)
+
+    places = [(x, z) for x in range(logits.shape[0]) for z in range(logits.shape[1])]
+    slopes = [(l_1(place, step) - l_1(place, -step)) / (2 * step) for place in places]
+    return max(float(slope.abs().max()) for slope in slopes)
+
+
+def test_counts_are_those_of_the_logs_that_are_at_hand(tmp_path, monkeypatch):
+    def load(name, download):
+        assert not download
+        if name != "simulated":
+            raise DataError(name, "is missing")
+        return SimulatedWorld(users=40).source()
+
+    said = []
+    monkeypatch.setattr(measurements, "load", load)
+    measure("counts", folder=tmp_path, say=said.append)
+    (run,) = load_measurement("", "counts", tmp_path).runs
+    log = prepare_log(SimulatedWorld(users=40).source())
+    assert run["rows"] == [
+        {"users": log.users, "items": log.items, "interactions": len(log.item), "lists": len(log)}
+    ]
+    assert (run["run"], run["data"]) == ("simulated", log.fingerprint)
+    assert "Left out: ml-1m: is missing" in said
+
+
+def test_what_has_no_experiment_takes_none_and_the_others_need_one(tmp_path):
+    with pytest.raises(ConfigError, match="the measure 'noise' needs one"):
+        measure("noise", folder=tmp_path)
+    with pytest.raises(ConfigError, match="the measure 'worlds' is of no experiment"):
+        measure("worlds", "small", folder=tmp_path)
+    with pytest.raises(DataError, match="make it with `dnr measure worlds`"):
+        load_measurement("", "worlds", tmp_path)

@@ -14,6 +14,8 @@ from test_training import (
     prm,
     weights,
 )
+from torch import nn
+from worlds import field_of
 
 from dnrlib.errors import ConfigError, TrainingError
 from dnrlib.stacked import Stack
@@ -60,6 +62,38 @@ def test_every_kind_of_training_can_be_stacked(kind):
         assert last == pytest.approx(own, rel=0.3)
     for before, trainer in zip(generated, together, strict=False):
         assert not torch.equal(weights(trainer.generator), before)
+
+
+class Priced(Linear):
+    """A weight for each of two features besides."""
+
+    def __init__(self):
+        super().__init__()
+        self.prices = nn.Parameter(torch.zeros(2))
+
+    def forward(self, batch, scores):
+        return super().forward(batch, scores) + batch.features @ self.prices
+
+
+def described(lists):
+    """The first feature tells the label, the second nothing."""
+    nothing = torch.rand(lists.scores.shape, generator=torch.Generator().manual_seed(1))
+    return field_of(lists, features=torch.stack([lists.labels.float(), nothing], dim=2))
+
+
+@pytest.mark.parametrize("kind", ["direct", "heuristic", "DNR"])
+def test_features_come_along(kind):
+    train, validation = described(TRAIN), described(VALIDATION)
+    config = replace(CONFIGS[kind], learning_rate=0.1)
+    alone, together = (
+        [Trainer(Priced(), train, validation, config, seed) for seed in SEEDS] for _ in range(2)
+    )
+    Stack(together).run()
+    for one, other in zip(alone, together, strict=True):
+        assert other.curves[-1].validation > 0.95
+        if kind == "direct":
+            one.run()
+            torch.testing.assert_close(weights(other.reranker), weights(one.reranker))
 
 
 def test_beta_noise_is_drawn_for_each_seed_by_itself():

@@ -4,9 +4,20 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dnrlib.errors import ConfigError
-from dnrlib.statistics import Interval, mean_interval, paired_difference, seed_difference
+from dnrlib.statistics import (
+    Estimate,
+    Interval,
+    equivalence,
+    estimate,
+    holm,
+    mean_interval,
+    paired_difference,
+    seed_difference,
+)
 
 
 def normal(*shape, seed=0):
@@ -210,3 +221,133 @@ def test_the_interval_over_few_seeds_covers_what_it_says(seeds):
 def test_one_seed_has_no_interval(shape):
     with pytest.raises(ConfigError, match="two seeds or more"):
         seed_difference(np.zeros(shape), np.zeros(shape))
+
+
+# Estimates of seeds and users ------------------------------------------------------------------
+
+
+def test_an_estimate_of_one_seed_is_students():
+    values = normal(60) + 0.3
+    found = estimate(values, resamples=20_000)
+    theirs = scipy.stats.ttest_1samp(values, 0)
+    assert ends(found) == pytest.approx(tuple(theirs.confidence_interval()), abs=0.01)
+    assert found.p == pytest.approx(theirs.pvalue, rel=0.2)
+    assert (found.freedom, found.seeds, found.lists) == (59, 1, 60)
+    assert found.size == pytest.approx(values.mean() / values.std(ddof=1))
+
+
+def test_where_the_seeds_alone_differ_the_estimate_is_students_over_them():
+    of_seed = np.array([0.1, 0.5, 0.2, 0.6])
+    found = estimate(of_seed[:, None] + np.zeros(30), resamples=20_000)
+    theirs = scipy.stats.ttest_1samp(of_seed, 0)
+    assert found.freedom == pytest.approx(3)
+    assert found.error == pytest.approx(scipy.stats.sem(of_seed), rel=0.02)
+    assert ends(found) == pytest.approx(tuple(theirs.confidence_interval()), abs=0.01)
+    assert found.p == pytest.approx(theirs.pvalue, rel=0.05)
+
+
+@pytest.mark.equation("eq-claims-freedom")
+def test_the_degrees_of_freedom_lie_between_those_of_seeds_and_of_users():
+    seeds, users = 0.1 * normal(4, 1), normal(1, 200, seed=1)
+    found = estimate(seeds + users)
+    assert 3 < found.freedom < 202
+    by_user, by_seed = users.var(ddof=1) / 200, seeds.var(ddof=1) / 4
+    wanted = (by_user + by_seed) ** 2 / (by_user**2 / 199 + by_seed**2 / 3)
+    assert found.freedom == pytest.approx(wanted)
+
+
+def test_an_estimate_counts_users_and_not_their_lists():
+    users = np.arange(40)
+    alone = estimate(normal(40), resamples=20_000)
+    copied = estimate(normal(40).repeat(9), users.repeat(9), resamples=20_000)
+    assert (copied.freedom, copied.lists) == (39, 360)
+    assert copied.error == pytest.approx(alone.error, rel=0.03)
+    assert copied.size == pytest.approx(alone.size)
+
+
+def test_an_estimate_drops_undefined_lists():
+    values = normal(3, 50)
+    values[1, 4] = np.nan
+    found = estimate(values)
+    assert (found.lists, found.dropped) == (49, 1)
+    assert found.mean == pytest.approx(np.delete(values, 4, axis=1).mean())
+
+
+@pytest.mark.parametrize(("constant", "p"), [(0.0, 1.0), (0.25, 0.0)])
+def test_values_that_never_differ_have_an_estimate_of_no_width(constant, p):
+    found = estimate(np.full((3, 10), constant))
+    assert (found.mean, found.low, found.high) == (constant,) * 3
+    assert (found.error, found.p, found.size) == (0, p, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "clusters"),
+    [(np.ones(1), None), (np.full(4, np.nan), None), (np.ones((2, 5)), np.zeros(5, int))],
+)
+def test_an_estimate_needs_two_users(values, clusters):
+    with pytest.raises(ConfigError, match="two lists or clusters"):
+        estimate(values, clusters)
+
+
+@pytest.mark.parametrize(("seeds", "users", "rest"), [(1, 0, 0.5), (0.1, 1, 1), (0.2, 1.5, 0.5)])
+@pytest.mark.parametrize("many", [3, 5])
+def test_an_estimate_covers_what_it_says_whatever_varies(seeds, users, rest, many):
+    """Three seeds are enough: the degrees of freedom say how little they are."""
+    rng = np.random.default_rng(0)
+    shape = (250, many, 60)
+    samples = seeds * rng.normal(size=(*shape[:2], 1)) + users * rng.normal(size=(250, 1, 60))
+    samples = samples + rest * rng.normal(size=shape)
+    found = [estimate(values, resamples=200) for values in samples]
+    covered = np.mean([one.low <= 0 <= one.high for one in found])
+    assert 0.95 - tolerance(250) <= covered <= 0.985
+    assert np.mean([one.p < 0.05 for one in found]) == pytest.approx(1 - covered, abs=1e-9)
+
+
+def made_up(mean, error, freedom=10.0):
+    return Estimate(mean, mean - error, mean + error, 9, 0, error, freedom, 0.5, 0.1, 3)
+
+
+# Families and equivalence ----------------------------------------------------------------------
+
+
+def test_holm_by_hand():
+    found = holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.005})
+    assert found == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06, "d": 0.02})
+    assert list(found) == ["a", "b", "c", "d"]
+    assert holm({}) == {}
+    assert holm({"alone": 0.04}) == {"alone": 0.04}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_the_step_down_procedure_rejects(values):
+    p = {str(place): value for place, value in enumerate(values)}
+    adjusted = holm(p)
+    for level in (0.01, 0.05, 0.2):
+        rejected = set()
+        for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+            if (len(p) - rank) * p[name] > level:
+                break
+            rejected.add(name)
+        assert {name for name, value in adjusted.items() if value <= level} == rejected
+    assert all(p[name] <= value <= 1 for name, value in adjusted.items())
+
+
+def test_equivalence_is_the_larger_of_two_one_sided_tests():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.02, 1, size=400)
+    found = estimate(values, resamples=20_000)
+    one_sided = [
+        scipy.stats.ttest_1samp(values, -0.2, alternative="greater").pvalue,
+        scipy.stats.ttest_1samp(values, 0.2, alternative="less").pvalue,
+    ]
+    assert equivalence(found, 0.2) == pytest.approx(max(one_sided), rel=0.1)
+
+
+def test_equivalence_at_and_beyond_the_margin():
+    assert equivalence(made_up(0.1, 0.05), 0.1) == pytest.approx(0.5)
+    assert equivalence(made_up(-0.3, 0.05), 0.1) > 0.99
+    assert equivalence(made_up(0.0, 0.0), 0.1) == 0
+    assert equivalence(made_up(0.1, 0.0), 0.1) == 1
+    for margin in (0.0, -0.1, math.nan):
+        with pytest.raises(ConfigError, match="margin"):
+            equivalence(made_up(0, 0.1), margin)

@@ -7,11 +7,16 @@ from dnrlib.exercises import (
     baselines,
     bring_your_own,
     cascade,
+    claims,
     embeddings,
+    failures,
     game,
     neighbours,
     noise,
     phases,
+    protocol_study,
+    results,
+    robustness,
     theory,
 )
 from dnrlib.exercises.core import Answer, Exercise, Feedback
@@ -28,6 +33,11 @@ EXERCISES = {
         bring_your_own,
         baselines,
         neighbours,
+        failures,
+        results,
+        protocol_study,
+        claims,
+        robustness,
     )
     for exercise in module.EXERCISES
 }
