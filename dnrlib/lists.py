@@ -52,8 +52,7 @@ class CandidateLists:
     split: Int[Tensor, " lists"]
     list: Int[Tensor, " lists"]
     meta: dict[str, Any] = field(default_factory=dict)
-    # by a factory, so that the class has no such attribute and a request without it says so
-    features: Float[Tensor, "lists n f"] | None = field(default_factory=lambda: None)
+    features: Float[Tensor, "lists n f"] | None = None
 
     def __len__(self) -> int:
         return len(self.users)

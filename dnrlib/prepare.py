@@ -93,6 +93,10 @@ class DataConfig:
             object.__setattr__(self, "retriever", LOGGED)
             if not self.file:
                 raise ConfigError("dataset = 'lists' needs data.file, the file of candidate lists")
+            if self.order == "given":
+                raise ConfigError(
+                    "order = 'given' puts what was shown first: logged lists need not say what was"
+                )
         elif self.file:
             raise ConfigError(f"file = {self.file!r} needs dataset = 'lists'")
         logged = (LOGGED,) if self.dataset == "lists" else ()
@@ -314,7 +318,9 @@ def _as_asked(lists: CandidateLists, config: DataConfig) -> CandidateLists:
 
 def shown_first(lists: CandidateLists) -> CandidateLists:
     """Each list's shown candidates first, then the others, both from the best score down."""
-    order = (lists.scores + lists.shown).argsort(dim=1, descending=True)
+    by_score = lists.scores.argsort(dim=1, descending=True, stable=True)
+    hidden = (~lists.shown).gather(1, by_score).byte()
+    order = by_score.gather(1, hidden.argsort(dim=1, stable=True))
     moved = {
         name: getattr(lists, name).gather(1, order)
         for name in ("items", "scores", "labels", "shown")

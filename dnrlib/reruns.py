@@ -278,9 +278,9 @@ def again(
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # another run is being done again
         folder.parent.rmdir()
-    other = differing(record, now)
-    allowed, why = tolerance(record, newest(results).values(), "candidate lists" in " ".join(other))
-    return Again(record, now, allowed, why, other)
+    other_lists = record.data["fingerprint"] != now.data["fingerprint"]
+    allowed, why = tolerance(record, newest(results).values(), other_lists)
+    return Again(record, now, allowed, why, differing(record, now))
 
 
 @contextmanager

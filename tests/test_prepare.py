@@ -401,11 +401,12 @@ def test_own_lists_are_read_again_when_the_file_has_changed(log, tmp_path):
     assert not files(tmp_path)
 
 
-def test_own_lists_can_be_cut_ordered_and_calibrated(log):
+def test_own_lists_can_be_cut_and_calibrated(log):
     whole = prepare(own(log))
-    part = prepare(own(log, train_lists=20, evaluation_lists=3, **ASKED)).validate()
+    asked = {name: value for name, value in ASKED.items() if name != "order"}
+    part = prepare(own(log, train_lists=20, evaluation_lists=3, **asked)).validate()
     assert [len(part.of_split(name)) for name in ("train", "validation", "test")] == [20, 3, 3]
-    assert ASKED.items() <= part.meta.items()
+    assert asked.items() <= part.meta.items()
     cut = prepare(own(log, train_lists=20, evaluation_lists=3))
     moved = part.of_split("test")
     before = {key: (liked, price) for key, (_, liked, _, price) in facts(cut).items()}
@@ -449,3 +450,8 @@ def test_a_missing_file_of_own_lists_is_named(tmp_path):
 def test_a_list_of_one_candidate_is_refused(log):
     with pytest.raises(ConfigError, match="n = 1: a list needs at least 2"):
         prepare(own(log, candidates=1))
+
+
+def test_own_lists_are_not_put_shown_first(log):
+    with pytest.raises(ConfigError, match="order = 'given'"):
+        own(log, order="given")
