@@ -70,6 +70,8 @@ _WORDS = {
     "concat": "{} + score (concat)",
     "add": "{} + score (add)",
     "weight": "{} + score (weight)",
+    "score-dropout": "PRM + score dropped at random",
+    "score-jitter": "PRM + score with noise in training",
     "noise-G": "{} + Gaussian noise only",
     "noise-B": "{} + Beta noise only",
     "DNR-G": "{} + DNR-G",
