@@ -32,6 +32,7 @@ Cell = tuple[str, str]
 Verdict = Literal["true", "false", "undecided", "not asked", "open"]
 """``open``: a run that the rule needs has no record. ``not asked``: the condition does not hold."""
 PerSeed = Float[np.ndarray, "seeds lists"]
+PerSeedOther = Float[np.ndarray, "seeds other_lists"]
 
 
 # Differences ------------------------------------------------------------------------------
@@ -94,12 +95,12 @@ def same_requests(first: Record, second: Record) -> bool:
     return counts[0] == counts[1]
 
 
-def contrast(first: PerSeed, second: PerSeed, paired: bool) -> Estimate:
+def contrast(first: PerSeed, second: PerSeedOther, paired: bool) -> Estimate:
     """Mean of first minus second, by pairs of lists and seeds or `unpaired`."""
     return estimate(first - second) if paired else unpaired(first, second)
 
 
-def unpaired(first: PerSeed, second: PerSeed, confidence: float = 0.95) -> Estimate:
+def unpaired(first: PerSeed, second: PerSeedOther, confidence: float = 0.95) -> Estimate:
     """Difference of the means over different lists: Welch's interval.
 
     The standard errors of `dnrlib.statistics.estimate` add up in squares; degrees of freedom by

@@ -38,7 +38,7 @@ def own_repair(dnr, concat, dnr_out, concat_out):
 ANSWERS = {
     "expected_shown_first": own_expected_shown_first,
     "mean_range": own_mean_range,
-    "optimism": own_optimism,
+    "score_optimism": own_optimism,
     "repair": own_repair,
 }
 

@@ -23,7 +23,7 @@ def mean_range(results: Cells) -> float:
     return float(np.ptp(results, axis=1).mean())
 
 
-def optimism(train_x: Values, train_z: Values, test_x: Values, test_z: Values) -> float:
+def score_optimism(train_x: Values, train_z: Values, test_x: Values, test_z: Values) -> float:
     """{eq}`eq-optimism` from the scores and labels of candidates."""
     return _distance(train_x, train_z) - _distance(test_x, test_z)
 
@@ -113,15 +113,15 @@ EXERCISES: list[Exercise] = [
         },
     ),
     Exercise(
-        "optimism",
-        optimism,
+        "score_optimism",
+        score_optimism,
         {
             "scores that remember": (*_scores(0, 0.6), *_scores(1, 0.2)),
             "scores that do not": (*_scores(2, 0.3), *_scores(3, 0.3)),
             "the same lists": (*_scores(4, 0.5), *_scores(4, 0.5)),
         },
         {
-            "The sign is wrong: training less test.": lambda *given: -optimism(*given),
+            "The sign is wrong: training less test.": lambda *given: -score_optimism(*given),
             "That looks at the liked candidates alone: if all scores are higher in training, the "
             "score tells no more there.": _liked_only,
             "That is the distance in the training lists: take that in the test lists off.": (
