@@ -464,8 +464,8 @@ def load_experiment(
 
     A value of the grid is that of one setting (``data.protocol: [retrieved, …]``) or of several
     (``training: [{}, {lambda_m: 0.1}]``), which are then joined with the base's. Of a list of grids
-    each is laid over the base, one after the other. A combination that comes to the same run as an earlier one is left
-    out.
+    each is laid over the base, one after the other. A combination that comes to the same run as an
+    earlier one is left out.
 
     With ``tuned: {experiment: OTHER, settings: [training.learning_rate]}`` in place of the
     ``base``, the grid is laid over the runs of another experiment: of those that differ in these

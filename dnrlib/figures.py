@@ -28,15 +28,21 @@ from myst_nb import glue
 METHOD_COLOURS = {
     "score": "#4D4D4D",
     "score-reversed": "#999999",
+    "popularity": "#117733",
     "none": "#56B4E9",
     "rank": "#332288",
     "concat": "#0072B2",
     "add": "#009E73",
     "weight": "#882255",
+    "score-dropout": "#44AA99",
+    "score-jitter": "#CC79A7",
+    "calibrated": "#661100",
     "noise-G": "#F0C674",  # heuristic noise alone: the lighter tone of the method that it leads to
     "noise-B": "#EBA27C",
     "DNR-G": "#E69F00",
     "DNR-B": "#D55E00",
+    "DNR-B-no-adv": "#CC79A7",
+    "DNR-B-no-x": "#332288",
 }
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#4D4D4D"]
 
