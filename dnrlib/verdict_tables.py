@@ -12,8 +12,9 @@ from html import escape
 from typing import NamedTuple
 
 from dnrlib.claims import Rules, load_rules
+from dnrlib.evidence import Origin
 from dnrlib.figures import PALETTE
-from dnrlib.verdicts import VERDICTS, Origin, Verdict, redo
+from dnrlib.verdicts import VERDICTS, Verdict, redo
 
 MARKS = dict(zip(VERDICTS, "✓◐○✗–", strict=True))
 """Beside the word, so that no verdict is told by its colour alone."""

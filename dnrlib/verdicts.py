@@ -1,6 +1,6 @@
 """A verdict on each claim, computed from recorded runs by the rules of data/rules.yml.
 
-In three steps: `gather` looks at the evidence that a claim names, the p-values are adjusted within
+The evidence that a claim names is looked up (`dnrlib.evidence`), the p-values are adjusted within
 each kind of claim, and a rule judges. Only the first step reads records, so that the other two can
 be done again under other constants.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Column, Table
 
-from dnrlib import comparisons
 from dnrlib.claims import (
     Claim,
     Rules,
@@ -28,13 +27,18 @@ from dnrlib.claims import (
     rules_history,
     standing_since,
 )
-from dnrlib.errors import ConfigError, DataError
-from dnrlib.experiments import RunConfig, merge, nested
-from dnrlib.identity import from_dict, hash_of, plain
-from dnrlib.measurements import Measurement, load_measurement, measurement_path, nearest
-from dnrlib.records import Record
-from dnrlib.statistics import Estimate, Interval, estimate, holm, seed_difference
-from dnrlib.timings import RECORDS, Timings
+from dnrlib.errors import ConfigError
+from dnrlib.evidence import (
+    Evidence,
+    Optimum,
+    Origin,
+    Shelf,
+    Silhouettes,
+    Spreads,
+    gathered,
+    over_seeds,
+)
+from dnrlib.statistics import Estimate, Interval, holm
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction only"
@@ -43,47 +47,8 @@ CONTRADICTED = "contradicted"
 UNTESTABLE = "not testable here"
 VERDICTS = (REPRODUCED, DIRECTION, NOT, CONTRADICTED, UNTESTABLE)
 
-PROTOCOL = "shown+sampled"
-"""Of all runs that a verdict rests on."""
-METRICS = {"h@6": "precision@6"}
-"""The paper's name -> that of records. Its H@6 lies below its NDCG@6 and so is not the usual hit
-ratio; hits / 6 is what it can be."""
 SUBSTANTIAL = 0.25
 """Silhouette (Kaufman and Rousseeuw 1990) up to which there is no substantial structure."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A run or a measurement that a verdict rests on."""
-
-    name: str
-    source: str
-    """The experiment, measurement or benchmark that it is of."""
-    made: Mapping[str, Any]
-    """Date, commit, machine, versions."""
-    seed: int | None = None
-    data: str = ""
-    """Fingerprint of its lists."""
-    lists: int | None = None
-    """Test lists."""
-    note: str = ""
-    """How its data differ from the publisher's, such as a part of them."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a rule judges by."""
-
-    origins: Sequence[Origin] = ()
-    found: Any = None
-    """What the rule's function for evidence returns; differences and means in the paper's unit."""
-    ours: str = ""
-    p: Mapping[str, float] = field(default_factory=dict)
-    """Comparison -> p-value, before the family's adjustment."""
-    remark: str = ""
-    """What else to know, for the reason."""
-    missing: str = ""
-    """Why there is nothing to judge by."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +62,6 @@ class Terms:
     level: float
     p: Mapping[str, float]
     """Adjusted."""
-    bounds: tuple[float, float] = (float("nan"), float("nan"))
-    """Of the paper's range."""
 
 
 class Judgement(NamedTuple):
@@ -196,22 +159,6 @@ def verdicts(
     return judged(gathered(Shelf(results, measurements, benchmarks), claims), claims=claims)
 
 
-def gathered(
-    shelf: Shelf | None = None, claims: Mapping[str, Claim] | None = None
-) -> dict[str, Evidence]:
-    """The evidence on every claim; where it is missing, why."""
-    shelf = shelf or Shelf()
-    return {id: gather(claim, shelf) for id, claim in (claims or load_claims()).items()}
-
-
-def gather(claim: Claim, shelf: Shelf) -> Evidence:
-    """The evidence that a claim names, in the paper's unit."""
-    try:
-        return RULES[claim.rule].look(claim, shelf)
-    except DataError as error:
-        return Evidence(missing=str(error))
-
-
 def judged(
     evidence: Mapping[str, Evidence],
     rules: Rules | None = None,
@@ -263,7 +210,7 @@ def _adjusted(
 def _judge(claim: Claim, evidence: Evidence, terms: Terms) -> Judgement:
     if evidence.missing:
         return Judgement(UNTESTABLE, evidence.missing)
-    return RULES[claim.rule].judge(evidence.found, terms)
+    return JUDGE[claim.rule](evidence.found, terms)
 
 
 def _terms(
@@ -273,14 +220,12 @@ def _terms(
     factor: float,
     p: Mapping[str, float],
 ) -> Terms:
-    low, _, high = claim.value.partition("-")
     value = _number(claim.value)
     if claim.rule == "part":
         value = round(_number(claims["ablation-full"].value) - value, 9)
     tolerance = _number(claim.tolerance.removesuffix("%")) * factor
     tolerance = tolerance / 100 if claim.tolerance.endswith("%") else tolerance
-    bounds = (_number(low), _number(high)) if high and low else Terms.bounds
-    return Terms(value, tolerance, level, p, bounds)
+    return Terms(value, tolerance, level, p)
 
 
 def _number(text: str) -> float:
@@ -320,374 +265,7 @@ def paper_text(claim: Claim, terms: Terms) -> str:
     return f"{claim.value.replace('-', '−')}{UNITS.get(claim.unit, '')}"
 
 
-# The evidence -----------------------------------------------------------------------------
-
-
-class Cell(NamedTuple):
-    """One cell of a table, ``EXPERIMENT/MODEL@DATASET``."""
-
-    experiment: str
-    model: str
-    dataset: str
-
-    @classmethod
-    def read(cls, text: str, dataset: str) -> Cell:
-        """From its text; ``dataset`` is used where the text names none."""
-        experiment, _, rest = text.strip().partition("/")
-        model, _, own = rest.partition("@")
-        return cls(experiment, model, own or dataset)
-
-
-class Shelf:
-    """Where the evidence is; each experiment is read once."""
-
-    def __init__(
-        self,
-        results: Path | None = None,
-        measurements: Path | None = None,
-        benchmarks: Path | None = None,
-    ):
-        self.results, self.measurements = results, measurements
-        self.benchmarks = benchmarks or RECORDS
-        self._read: dict[str, tuple[list[Record], list[RunConfig]]] = {}
-
-    def present(self, experiment: str) -> tuple[list[Record], list[RunConfig]]:
-        """The records of an experiment, and the runs that have none."""
-        if experiment not in self._read:
-            self._read[experiment] = comparisons.present(experiment, self.results)
-        return self._read[experiment]
-
-    def records(self, experiment: str, wanted: Callable[[RunConfig], bool]) -> list[Record]:
-        """The records of those runs of an experiment that are wanted.
-
-        Raises:
-            DataError: there is none, or one has no record.
-        """
-        records, missing = self.present(experiment)
-        kept = [record for record in records if wanted(from_dict(RunConfig, record.config))]
-        left = sum(wanted(config) for config in missing)
-        if left or not kept:
-            raise DataError(
-                f"experiments/{experiment}.yml",
-                f"{len(kept)} of {len(kept) + left} runs are recorded: "
-                f"`dnr reproduce --experiment {experiment}`",
-            )
-        return kept
-
-    def cell(self, cell: Cell) -> list[Record]:
-        """The records of a cell, one a seed, under `PROTOCOL`."""
-        return self.records(
-            cell.experiment,
-            lambda config: (
-                (config.model, config.data.dataset, config.data.protocol)
-                == (cell.model, cell.dataset, PROTOCOL)
-            ),
-        )
-
-    def measured(self, name: str, method: str = "") -> tuple[list[Origin], list[dict[str, Any]]]:
-        """Runs of a measurement, of one method or all, with their rows."""
-        experiment, _, what = name.rpartition("-")
-        found = load_measurement(experiment, what, self.measurements)
-        runs = [run for run in found.runs if run.get("method", "") == method]
-        if not runs:
-            path = measurement_path(experiment, what, self.measurements)
-            raise DataError(path, f"has no run of {method}")
-        return [_measured_run(name, run, found) for run in runs], runs
-
-    def timings(self, group: str) -> Timings:
-        """A group of benchmarks."""
-        return Timings.load(self.benchmarks / f"{group}.json")
-
-
-def _measured_run(name: str, run: Mapping[str, Any], whole: Measurement) -> Origin:
-    source = f"measurements/{name}.json"
-    return Origin(
-        run["run"], source, whole.made, run.get("seed"), run.get("data", ""),
-        note=run.get("note", ""),
-    )  # fmt: skip
-
-
-def _origins(experiment: str, records: Iterable[Record]) -> list[Origin]:
-    source = f"experiments/{experiment}.yml"
-    return [
-        Origin(
-            record.run, source, record.made, record.seed if record.best_epoch else None,
-            record.data["fingerprint"], record.data["test"], record.data.get("note", ""),
-        )
-        for record in records
-    ]  # fmt: skip
-
-
-def _cells(claim: Claim) -> list[Cell]:
-    dataset = "ml-1m" if claim.dataset in ("", "all") else claim.dataset
-    return [Cell.read(text, dataset) for text in claim.evidence.split(" - ")]
-
-
-def _metric(claim: Claim) -> str:
-    name = claim.metric.split()[0]
-    return METRICS.get(name, name)
-
-
-def _scaled(found: Estimate, factor: float) -> Estimate:
-    """In another unit; the p-value, the degrees of freedom and the effect size have none."""
-    return replace(
-        found, mean=found.mean * factor, low=found.low * factor, high=found.high * factor,
-        error=found.error * factor,
-    )  # fmt: skip
-
-
-def _of_records(
-    claim: Claim, records: Sequence[Sequence[Record]], found: Estimate, p: Mapping[str, float]
-) -> Evidence:
-    cells = _cells(claim)
-    origins = [
-        origin
-        for cell, group in zip(cells, records, strict=True)
-        for origin in _origins(cell.experiment, group)
-    ]
-    unit = " points" if claim.rule in ("difference", "part") else " %"
-    sign = "+" if len(cells) > 1 else ""
-    ours = f"{found.mean:{sign}.2f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]{unit}"
-    return Evidence(origins, found, ours, p, _remark(claim, cells, origins))
-
-
-def _remark(claim: Claim, cells: Sequence[Cell], origins: Sequence[Origin]) -> str:
-    """What of the claim the records are not: another metric, one data set of several, a part."""
-    remarks = []
-    if _metric(claim) != claim.metric.split()[0]:
-        remarks.append(f"{claim.metric.split()[0]} is read as {_metric(claim)}")
-    if cells[0].dataset != claim.dataset:
-        remarks.append(f"on {cells[0].dataset}")
-    if cells[0].dataset != "ml-1m":
-        remarks += _distinct(origin.note for origin in origins)
-    return f" ({'; '.join(remarks)})" if remarks else ""
-
-
-def _mean(claim: Claim, shelf: Shelf) -> Evidence:
-    (cell,) = _cells(claim)
-    records = shelf.cell(cell)
-    found = _scaled(estimate(comparisons.per_seed(records, _metric(claim))), 100)
-    return _of_records(claim, [records], found, {})
-
-
-def _pair(claim: Claim, shelf: Shelf) -> tuple[list[Record], list[Record]]:
-    first, second = (shelf.cell(cell) for cell in _cells(claim))
-    return first, second
-
-
-def _difference(claim: Claim, shelf: Shelf) -> Evidence:
-    first, second = _pair(claim, shelf)
-    found = _scaled(comparisons.difference(first, second, _metric(claim)), 100)
-    return _of_records(claim, [first, second], found, {"difference": found.p})
-
-
-def _relative(claim: Claim, shelf: Shelf) -> Evidence:
-    """In percent of the second's mean, which is taken as known."""
-    first, second = _pair(claim, shelf)
-    whole = comparisons.per_seed(second, _metric(claim))
-    found = comparisons.difference(first, second, _metric(claim))
-    found = _scaled(found, 100 / np.nanmean(whole).item())
-    return _of_records(claim, [first, second], found, {"difference": found.p})
-
-
-def _gain(claim: Claim, shelf: Shelf) -> Evidence:
-    """As `_relative`; the rule looks at the interval alone, so that no p-value joins a family."""
-    return replace(_relative(claim, shelf), p={})
-
-
-class Optimum(NamedTuple):
-    """The settings of one parameter, of which validation chooses the best."""
-
-    validation: Mapping[float, float]
-    """Setting -> mean NDCG@6."""
-    behind: Mapping[float, Estimate]
-    """Other setting -> the best one's test NDCG@6 minus its own."""
-
-    @property
-    def best(self) -> float:
-        """The setting with the highest mean on the validation lists."""
-        return max(self.validation, key=lambda setting: self.validation[setting])
-
-
-def _optimum(claim: Claim, shelf: Shelf) -> Evidence:
-    experiment, _, path = claim.evidence.partition("/")
-    groups = _sweep(shelf, experiment, path)
-    validation = {
-        setting: float(np.mean([record.metrics["validation"]["ndcg@6"] for record in records]))
-        for setting, records in groups.items()
-    }
-    best = Optimum(validation, {}).best
-    behind = {
-        setting: _scaled(comparisons.difference(groups[best], records), 100)
-        for setting, records in groups.items()
-        if setting != best
-    }
-    found = Optimum(validation, behind)
-    low, high = (float(end) for end in claim.value.split("-"))
-    inside = low <= best <= high
-    judged_by = {s: one for s, one in behind.items() if (low <= s <= high) != inside}
-    origins = [origin for group in groups.values() for origin in _origins(experiment, group)]
-    p = {f"{best:g} over {setting:g}": one.p for setting, one in judged_by.items()}
-    return Evidence(origins, found, f"{best:g}, of {_listed(validation)}", p)
-
-
-def _sweep(shelf: Shelf, experiment: str, path: str) -> dict[float, list[Record]]:
-    """Setting -> its records, of the runs that differ in one parameter and the seed alone."""
-    records, missing = shelf.present(experiment)
-    configs = [from_dict(RunConfig, record.config) for record in records] + missing
-    cases: dict[str, set[float]] = {}
-    for config in configs:
-        cases.setdefault(_but(config, path), set()).add(_setting(config, path))
-    case = max(cases, key=lambda name: len(cases[name]), default="")
-    kept = shelf.records(experiment, lambda config: _but(config, path) == case)
-    groups: dict[float, list[Record]] = {}
-    for record in kept:
-        setting = _setting(from_dict(RunConfig, record.config), path)
-        groups.setdefault(setting, []).append(record)
-    return dict(sorted(groups.items()))
-
-
-def _but(config: RunConfig, path: str) -> str:
-    """A run without one setting and without its seed."""
-    return hash_of(merge(merge(plain(config), nested(path, None)), {"seed": None}))
-
-
-def _setting(config: RunConfig, path: str) -> float:
-    value: Any = config
-    for name in path.split("."):
-        value = getattr(value, name)
-    return float(value)
-
-
-def _count(claim: Claim, shelf: Shelf) -> Evidence:
-    dataset, _, what = claim.evidence.partition("/")
-    origins, runs = shelf.measured("counts")
-    for origin, run in zip(origins, runs, strict=True):
-        if run["run"] == dataset:
-            found = run["rows"][0][what]
-            return Evidence([origin], found, f"{found:,}")
-    raise DataError("measurements/counts.json", f"has no {dataset}: `dnr measure counts`")
-
-
-def _worlds(claim: Claim, shelf: Shelf) -> Evidence:
-    what = claim.evidence.partition("/")[2]
-    origins, runs = shelf.measured("worlds")
-    found = np.array([run["rows"][0][what] for run in runs])
-    one = replace(origins[0], name=f"{len(runs)} random worlds", seed=None)
-    return Evidence([one], found, f"at most {found.max():.2g}{UNITS.get(claim.unit, ' nats')}")
-
-
-def _closest(claim: Claim, shelf: Shelf) -> Evidence:
-    name, _, method = claim.evidence.partition("/")
-    origins, runs = shelf.measured(name, method)
-    found = [
-        {
-            given: nearest([row for row in run["rows"] if row["given"] == given], "Wasserstein")
-            for given in dict.fromkeys(row["given"] for row in run["rows"])
-        }
-        for run in runs
-    ]
-    places = {given: Counter(one[given] for one in found) for given in found[0]}
-    ours = "; ".join(
-        f"{given}: {', '.join(f'{noise} in {n} of {len(runs)}' for noise, n in count.items())}"
-        for given, count in places.items()
-    )
-    return Evidence(origins, found, f"closest {ours}")
-
-
-class Compared(NamedTuple):
-    """A number of the reranker and of the retriever, seed by seed."""
-
-    reranker: Float[np.ndarray, " seeds"]
-    retriever: Float[np.ndarray, " seeds"]
-    calibrated: Float[np.ndarray, " seeds"] | None = None
-    """Of the retriever, after calibration."""
-
-
-def _numbers(runs: Sequence[Mapping[str, Any]], what: str, **wanted: str) -> np.ndarray:
-    return np.array(
-        [row[what] for run in runs for row in run["rows"] if wanted.items() <= row.items()]
-    )
-
-
-def _clusters(claim: Claim, shelf: Shelf) -> Evidence:
-    name, _, method = claim.evidence.partition("/")
-    origins, runs = shelf.measured(name, method)
-    kinds = ("last layer", "p ⊙ q")
-    found = Compared(*(_numbers(runs, "silhouette", representation=kind) for kind in kinds))
-    ours = f"silhouette {over_seeds(found.reranker)}, the retriever's {found.retriever.mean():.3f}"
-    return Evidence(origins, found, ours)
-
-
-def _narrower(claim: Claim, shelf: Shelf) -> Evidence:
-    """The spread is the root of the mean square of the error, so that a bias counts."""
-    name, _, method = claim.evidence.partition("/")
-    origins, runs = shelf.measured(name, method)
-    kinds = ("reranker", "score", "score, recalibrated")
-    found = Compared(*(_numbers(runs, "rms", prediction=kind) for kind in kinds))
-    ours = (
-        f"root mean square {over_seeds(found.reranker)}, the retriever's "
-        f"{found.retriever.mean():.3f}, calibrated {_calibrated(found).mean():.3f}"
-    )
-    return Evidence(origins, found, ours)
-
-
-def _calibrated(found: Compared) -> np.ndarray:
-    return np.array([]) if found.calibrated is None else found.calibrated
-
-
-def over_seeds(values: Float[np.ndarray, " seeds"]) -> Interval:
-    """Student's interval of a mean over seeds."""
-    return seed_difference(values[:, None], np.zeros((len(values), 1)))
-
-
-def _timing(timings: Timings, name: str) -> Origin:
-    return Origin(name, f"benchmarks/records/{timings.group}.json", timings.made)
-
-
-def _overhead(claim: Claim, shelf: Shelf) -> Evidence:
-    """The mean of the two phases, which have half of the epochs each, as the method is written."""
-    timings = shelf.timings(claim.evidence)
-    names = {
-        how: [f"DNR-B over direct, {how}, phase {phase}" for phase in ("one", "two")]
-        for how in ("exact", "mixed")
-    }
-    figures = {how: [_figure(timings, name) for name in both] for how, both in names.items()}
-    means = {how: float(np.mean([one.value for one in both])) for how, both in figures.items()}
-    origins = [_timing(timings, one.name) for both in figures.values() for one in both]
-    remark = f" (as written; in one pass, as the runs of the book are done, {means['mixed']:.1f} %)"
-    return Evidence(origins, means["exact"], f"{means['exact']:.1f} %", remark=remark)
-
-
-def _ratio(claim: Claim, shelf: Shelf) -> Evidence:
-    """The range over all rounds and batch sizes."""
-    timings = shelf.timings(claim.evidence)
-    rows = [row for row in timings.figures if row.name.startswith("PRM trained with DNR / ")]
-    if not rows:
-        raise DataError(shelf.benchmarks, "has no latency of PRM trained with DNR: `make bench`")
-    low, high = min(row.low for row in rows), max(row.high for row in rows)
-    medians = ", ".join(f"{row.value:.3f}" for row in rows)
-    remark = f" (medians {medians}; {rows[0].how.rpartition('; ')[2]})"
-    origins = [_timing(timings, row.name) for row in rows]
-    return Evidence(origins, (low, high), f"{low:.2f} to {high:.2f} x", remark=remark)
-
-
-def _figure(timings: Timings, name: str) -> Any:
-    try:
-        return timings.find(name)
-    except KeyError as error:
-        raise DataError(f"benchmarks/records/{timings.group}.json", str(error)) from error
-
-
-def _nothing(claim: Claim, shelf: Shelf) -> Evidence:
-    return Evidence(missing=claim.evidence)
-
-
 # The rules --------------------------------------------------------------------------------
-
-
-def _judge_nothing(found: None, terms: Terms) -> Judgement:
-    return Judgement(UNTESTABLE, "there is nothing to look at")
 
 
 def _judge_count(found: int, terms: Terms) -> Judgement:
@@ -746,21 +324,19 @@ def _judge_gain_below(found: Estimate, terms: Terms) -> Judgement:
 
 
 def _judge_optimum(found: Optimum, terms: Terms) -> Judgement:
-    low, high = terms.bounds
-    inside = low <= found.best <= high
-    rivals = {s: one for s, one in found.behind.items() if (low <= s <= high) != inside}
-    level = {
-        setting: terms.p[f"{found.best:g} over {setting:g}"] < terms.level and one.mean > 0
-        for setting, one in rivals.items()
-    }
-    if not rivals:
+    if not found.rivals:
         return Judgement(NOT, "the runs have no setting on the other side of the range's ends")
-    close = [setting for setting, apart in level.items() if not apart]
+    close = [
+        f"{setting:g}"
+        for setting, one in found.rivals.items()
+        if not (terms.p[found.over(setting)] < terms.level and one.mean > 0)
+    ]
+    inside = found.inside(found.best)
     where = f"the best, {found.best:g}, lies {'in' if inside else 'outside'} the paper's range"
     side = "outside" if inside else "in it"
     ahead = f"and is above every setting {side} on the test lists"
     if close:
-        ahead = f"but is not told apart from {_listed(close)} {side}"
+        ahead = f"but is not told apart from {', '.join(close)} {side}"
     if inside:
         return Judgement(DIRECTION if close else REPRODUCED, f"{where}, {ahead}")
     return Judgement(NOT if close else CONTRADICTED, f"{where}, {ahead}")
@@ -782,7 +358,7 @@ def _judge_closest(found: Sequence[Mapping[str, str]], terms: Terms) -> Judgemen
     return Judgement(word, f"pooled over labels the generator is closest {seeds}")
 
 
-def _judge_clusters(found: Compared, terms: Terms) -> Judgement:
+def _judge_clusters(found: Silhouettes, terms: Terms) -> Judgement:
     ours, theirs = over_seeds(found.reranker), over_seeds(found.retriever)
     if ours.low > SUBSTANTIAL >= theirs.low:
         return Judgement(
@@ -799,9 +375,9 @@ def _judge_clusters(found: Compared, terms: Terms) -> Judgement:
     )
 
 
-def _judge_narrower(found: Compared, terms: Terms) -> Judgement:
+def _judge_narrower(found: Spreads, terms: Terms) -> Judgement:
     before = found.reranker < found.retriever
-    after = found.reranker < _calibrated(found)
+    after = found.reranker < found.calibrated
     reason = (
         f"narrower in {before.sum()} of {len(before)} seeds, after calibration of the retriever's "
         f"score in {after.sum()}"
@@ -837,40 +413,28 @@ def _judge_ratio(found: tuple[float, float], terms: Terms) -> Judgement:
     return Judgement(NOT, f"some rounds lie outside 1 ± {terms.tolerance:g}")
 
 
-class Rule(NamedTuple):
-    """What a rule looks at, and how it judges."""
-
-    look: Callable[[Claim, Shelf], Evidence]
-    judge: Callable[[Any, Terms], Judgement]
-
-
-RULES = {
-    "none": Rule(_nothing, _judge_nothing),
-    "count": Rule(_count, _judge_count),
-    "level": Rule(_mean, _judge_level),
-    "at least": Rule(_mean, _judge_at_least),
-    "difference": Rule(_difference, _judge_difference),
-    "relative": Rule(_relative, _judge_difference),
-    "part": Rule(_difference, _judge_difference),
-    "gain below": Rule(_gain, _judge_gain_below),
-    "optimum": Rule(_optimum, _judge_optimum),
-    "closest": Rule(_closest, _judge_closest),
-    "clusters": Rule(_clusters, _judge_clusters),
-    "narrower": Rule(_narrower, _judge_narrower),
-    "identity": Rule(_worlds, _judge_worlds),
-    "independent": Rule(_worlds, _judge_worlds),
-    "bound": Rule(_worlds, _judge_worlds),
-    "overhead": Rule(_overhead, _judge_overhead),
-    "same ratio": Rule(_ratio, _judge_ratio),
+JUDGE: dict[str, Callable[[Any, Terms], Judgement]] = {
+    "count": _judge_count,
+    "level": _judge_level,
+    "at least": _judge_at_least,
+    "difference": _judge_difference,
+    "relative": _judge_difference,
+    "part": _judge_difference,
+    "gain below": _judge_gain_below,
+    "optimum": _judge_optimum,
+    "closest": _judge_closest,
+    "clusters": _judge_clusters,
+    "narrower": _judge_narrower,
+    "identity": _judge_worlds,
+    "independent": _judge_worlds,
+    "bound": _judge_worlds,
+    "overhead": _judge_overhead,
+    "same ratio": _judge_ratio,
 }
-"""Name in data/rules.yml -> what it does."""
+"""Rule of data/rules.yml -> how it judges; `none` has no evidence and is not asked."""
 
 
 # For people -------------------------------------------------------------------------------
-
-
-def _listed(settings: Iterable[float]) -> str:
-    return ", ".join(f"{setting:g}" for setting in settings)
 
 
 def redo(verdict: Verdict) -> list[str]:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from dnrlib.claims import Claim, Rules
+from dnrlib.evidence import Origin
 from dnrlib.statistics import Estimate
 from dnrlib.verdict_tables import (
     COLOURS,
@@ -17,7 +18,7 @@ from dnrlib.verdict_tables import (
     verdict_details,
     verdict_table,
 )
-from dnrlib.verdicts import DIRECTION, UNTESTABLE, VERDICTS, Origin, Verdict
+from dnrlib.verdicts import DIRECTION, UNTESTABLE, VERDICTS, Verdict
 
 CLAIM = Claim(
     "gain", "main", "A < B & C", "ml-1m", "ndcg@6 difference", "4.82", "points", "a table",

@@ -1,0 +1,495 @@
+"""What is recorded on each claim, in the paper's unit: runs, measurements and benchmarks.
+
+Nothing is judged here; `dnrlib.verdicts` does that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from dnrlib import comparisons
+from dnrlib.claims import Claim, load_claims
+from dnrlib.errors import DataError
+from dnrlib.experiments import RunConfig, merge, nested
+from dnrlib.identity import from_dict, hash_of, plain
+from dnrlib.measurements import load_measurement, measurement_path, nearest
+from dnrlib.records import Record
+from dnrlib.statistics import Estimate, Interval, estimate, seed_difference
+from dnrlib.timings import RECORDS, Figure, Timings
+
+PROTOCOL = "shown+sampled"
+"""Of all runs that a verdict rests on."""
+METRICS = {"h@6": "precision@6"}
+"""The paper's name -> that of records. Its H@6 lies below its NDCG@6 and so is not the usual hit
+ratio; hits / 6 is what it can be."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A run or a measurement that a verdict rests on."""
+
+    name: str
+    source: str
+    """The experiment, measurement or benchmark that it is of."""
+    made: Mapping[str, Any]
+    """Date, commit, machine, versions."""
+    seed: int | None = None
+    data: str = ""
+    """Fingerprint of its lists."""
+    lists: int | None = None
+    """Test lists."""
+    note: str = ""
+    """How its data differ from the publisher's, such as a part of them."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a rule judges by."""
+
+    origins: Sequence[Origin] = ()
+    found: Any = None
+    """What the rule judges; differences and means in the paper's unit."""
+    ours: str = ""
+    p: Mapping[str, float] = field(default_factory=dict)
+    """Comparison -> p-value, before the family's adjustment."""
+    remark: str = ""
+    """What else to know, for the reason."""
+    missing: str = ""
+    """Why there is nothing to judge by."""
+
+
+def gathered(
+    shelf: Shelf | None = None, claims: Mapping[str, Claim] | None = None
+) -> dict[str, Evidence]:
+    """The evidence on every claim, by its id; where it is missing, why.
+
+    Args:
+        claims: by default all of data/claims.csv.
+    """
+    shelf = shelf or Shelf()
+    return {id: _gather(claim, shelf) for id, claim in (claims or load_claims()).items()}
+
+
+def _gather(claim: Claim, shelf: Shelf) -> Evidence:
+    try:
+        return LOOK[claim.rule](claim, shelf)
+    except DataError as error:
+        return Evidence(missing=str(error))
+
+
+# Where it is ------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """One cell of a table, ``EXPERIMENT/MODEL@DATASET``."""
+
+    experiment: str
+    model: str
+    dataset: str
+
+    @classmethod
+    def read(cls, text: str, dataset: str) -> Cell:
+        """From its text; ``dataset`` is used where the text names none."""
+        experiment, _, rest = text.strip().partition("/")
+        model, _, own = rest.partition("@")
+        return cls(experiment, model, own or dataset)
+
+
+class Shelf:
+    """Where the evidence is; each experiment is read once."""
+
+    def __init__(
+        self,
+        results: Path | None = None,
+        measurements: Path | None = None,
+        benchmarks: Path | None = None,
+    ):
+        self.results, self.measurements = results, measurements
+        self.benchmarks = benchmarks or RECORDS
+        self._read: dict[str, tuple[list[Record], list[RunConfig]]] = {}
+
+    def present(self, experiment: str) -> tuple[list[Record], list[RunConfig]]:
+        """The records of an experiment, and the runs that have none."""
+        if experiment not in self._read:
+            self._read[experiment] = comparisons.present(experiment, self.results)
+        return self._read[experiment]
+
+    def records(self, experiment: str, wanted: Callable[[RunConfig], bool]) -> list[Record]:
+        """The records of those runs of an experiment that are wanted.
+
+        Raises:
+            DataError: there is none, or one has no record.
+        """
+        records, missing = self.present(experiment)
+        kept = [record for record in records if wanted(from_dict(RunConfig, record.config))]
+        left = sum(wanted(config) for config in missing)
+        if left or not kept:
+            raise DataError(
+                f"experiments/{experiment}.yml",
+                f"{len(kept)} of {len(kept) + left} runs are recorded: "
+                f"`dnr reproduce --experiment {experiment}`",
+            )
+        return kept
+
+    def cell(self, cell: Cell) -> list[Record]:
+        """The records of a cell, one a seed, under `PROTOCOL`."""
+        return self.records(
+            cell.experiment,
+            lambda config: (
+                (config.model, config.data.dataset, config.data.protocol)
+                == (cell.model, cell.dataset, PROTOCOL)
+            ),
+        )
+
+    def measured(self, text: str) -> tuple[list[Origin], list[dict[str, Any]]]:
+        """Runs of a measurement with their rows, from ``NAME/METHOD``, or ``NAME`` of no run."""
+        name, _, method = text.partition("/")
+        experiment, _, what = name.rpartition("-")
+        whole = load_measurement(experiment, what, self.measurements)
+        runs = [run for run in whole.runs if run.get("method", "") == method]
+        if not runs:
+            path = measurement_path(experiment, what, self.measurements)
+            raise DataError(path, f"has no run of {method}")
+        source = f"measurements/{name}.json"
+        origins = [
+            Origin(
+                run["run"], source, whole.made, run.get("seed"), run.get("data", ""),
+                note=run.get("note", ""),
+            )
+            for run in runs
+        ]  # fmt: skip
+        return origins, runs
+
+    def timings(self, group: str) -> Timings:
+        """A group of benchmarks."""
+        return Timings.load(self.benchmarks / f"{group}.json")
+
+
+# Of the cells of tables -------------------------------------------------------------------
+
+
+def _mean(claim: Claim, shelf: Shelf) -> Evidence:
+    (records,) = groups = _records(claim, shelf)
+    found = _scaled(estimate(comparisons.per_seed(records, _metric(claim))), 100)
+    return _of_records(claim, groups, found, {})
+
+
+def _difference(claim: Claim, shelf: Shelf) -> Evidence:
+    first, second = groups = _records(claim, shelf)
+    found = _scaled(comparisons.difference(first, second, _metric(claim)), 100)
+    return _of_records(claim, groups, found, {"difference": found.p})
+
+
+def _relative(claim: Claim, shelf: Shelf) -> Evidence:
+    """In percent of the second's mean, which is taken as known."""
+    first, second = groups = _records(claim, shelf)
+    whole = comparisons.per_seed(second, _metric(claim))
+    found = comparisons.difference(first, second, _metric(claim))
+    found = _scaled(found, 100 / np.nanmean(whole).item())
+    return _of_records(claim, groups, found, {"difference": found.p})
+
+
+def _gain(claim: Claim, shelf: Shelf) -> Evidence:
+    """As `_relative`; the rule looks at the interval alone, so that no p-value joins a family."""
+    return replace(_relative(claim, shelf), p={})
+
+
+def _records(claim: Claim, shelf: Shelf) -> list[list[Record]]:
+    return [shelf.cell(cell) for cell in _cells(claim)]
+
+
+def _cells(claim: Claim) -> list[Cell]:
+    dataset = "ml-1m" if claim.dataset in ("", "all") else claim.dataset
+    return [Cell.read(text, dataset) for text in claim.evidence.split(" - ")]
+
+
+def _metric(claim: Claim) -> str:
+    name = claim.metric.split()[0]
+    return METRICS.get(name, name)
+
+
+def _scaled(found: Estimate, factor: float) -> Estimate:
+    """In another unit; the p-value, the degrees of freedom and the effect size have none."""
+    return replace(
+        found, mean=found.mean * factor, low=found.low * factor, high=found.high * factor,
+        error=found.error * factor,
+    )  # fmt: skip
+
+
+def _of_records(
+    claim: Claim, groups: Sequence[Sequence[Record]], found: Estimate, p: Mapping[str, float]
+) -> Evidence:
+    cells = _cells(claim)
+    origins = [
+        origin
+        for cell, records in zip(cells, groups, strict=True)
+        for origin in _origins(cell.experiment, records)
+    ]
+    unit = " points" if claim.rule in ("difference", "part") else " %"
+    sign = "+" if len(cells) > 1 else ""
+    ours = f"{found.mean:{sign}.2f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]{unit}"
+    return Evidence(origins, found, ours, p, _remark(claim, cells[0].dataset, origins))
+
+
+def _origins(experiment: str, records: Iterable[Record]) -> list[Origin]:
+    source = f"experiments/{experiment}.yml"
+    return [
+        Origin(
+            record.run, source, record.made, record.seed if record.best_epoch else None,
+            record.data["fingerprint"], record.data["test"], record.data.get("note", ""),
+        )
+        for record in records
+    ]  # fmt: skip
+
+
+def _remark(claim: Claim, dataset: str, origins: Iterable[Origin]) -> str:
+    """What of the claim the records are not: another metric, one data set of several, a part."""
+    remarks, name = [], claim.metric.split()[0]
+    if name in METRICS:
+        remarks.append(f"{name} is read as {METRICS[name]}")
+    if dataset != claim.dataset:
+        remarks.append(f"on {dataset}")
+    if dataset != "ml-1m":
+        remarks += dict.fromkeys(origin.note for origin in origins if origin.note)
+    return f" ({'; '.join(remarks)})" if remarks else ""
+
+
+# Of the settings of a parameter -----------------------------------------------------------
+
+
+class Optimum(NamedTuple):
+    """The setting of a parameter with the highest mean validation NDCG@6, and the others."""
+
+    best: float
+    behind: Mapping[float, Estimate]
+    """Other setting -> the best one's test NDCG@6 minus its own."""
+    paper: tuple[float, float]
+    """The ends of the range in which the paper has the best."""
+
+    def inside(self, setting: float) -> bool:
+        """Whether a setting lies in the paper's range."""
+        low, high = self.paper
+        return low <= setting <= high
+
+    @property
+    def rivals(self) -> dict[float, Estimate]:
+        """`behind` of the settings on the other side of the range's ends."""
+        inside = self.inside(self.best)
+        return {s: one for s, one in self.behind.items() if self.inside(s) != inside}
+
+    def over(self, setting: float) -> str:
+        """The name of the best one's comparison with a setting."""
+        return f"{self.best:g} over {setting:g}"
+
+
+def _optimum(claim: Claim, shelf: Shelf) -> Evidence:
+    experiment, _, path = claim.evidence.partition("/")
+    low, high = (float(end) for end in claim.value.split("-"))
+    groups = _sweep(shelf, experiment, path)
+    best = max(groups, key=lambda setting: _validation(groups[setting]))
+    behind = {
+        setting: _scaled(comparisons.difference(groups[best], records), 100)
+        for setting, records in groups.items()
+        if setting != best
+    }
+    found = Optimum(best, behind, (low, high))
+    origins = [origin for group in groups.values() for origin in _origins(experiment, group)]
+    p = {found.over(setting): one.p for setting, one in found.rivals.items()}
+    settings = ", ".join(f"{setting:g}" for setting in groups)
+    return Evidence(origins, found, f"{best:g}, of {settings}", p)
+
+
+def _validation(records: Sequence[Record]) -> float:
+    return float(np.mean([record.metrics["validation"]["ndcg@6"] for record in records]))
+
+
+def _sweep(shelf: Shelf, experiment: str, path: str) -> dict[float, list[Record]]:
+    """Setting -> its records, of the runs that differ in one parameter and the seed alone."""
+    records, missing = shelf.present(experiment)
+    configs = [from_dict(RunConfig, record.config) for record in records] + missing
+    cases: dict[str, set[float]] = {}
+    for config in configs:
+        cases.setdefault(_but(config, path), set()).add(_setting(config, path))
+    case = max(cases, key=lambda name: len(cases[name]), default="")
+    kept = shelf.records(experiment, lambda config: _but(config, path) == case)
+    groups: dict[float, list[Record]] = {}
+    for record in kept:
+        setting = _setting(from_dict(RunConfig, record.config), path)
+        groups.setdefault(setting, []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def _but(config: RunConfig, path: str) -> str:
+    """A run without one setting and without its seed."""
+    return hash_of(merge(merge(plain(config), nested(path, None)), {"seed": None}))
+
+
+def _setting(config: RunConfig, path: str) -> float:
+    return float(attrgetter(path)(config))
+
+
+# Of measurements --------------------------------------------------------------------------
+
+
+def _count(claim: Claim, shelf: Shelf) -> Evidence:
+    dataset, _, what = claim.evidence.partition("/")
+    origins, runs = shelf.measured("counts")
+    for origin, run in zip(origins, runs, strict=True):
+        if run["run"] == dataset:
+            found = run["rows"][0][what]
+            return Evidence([origin], found, f"{found:,}")
+    raise DataError("measurements/counts.json", f"has no {dataset}: `dnr measure counts`")
+
+
+def _worlds(claim: Claim, shelf: Shelf) -> Evidence:
+    what = claim.evidence.partition("/")[2]
+    origins, runs = shelf.measured("worlds")
+    found = np.array([run["rows"][0][what] for run in runs])
+    one = replace(origins[0], name=f"{len(runs)} random worlds", seed=None)
+    return Evidence([one], found, f"at most {found.max():.2g} nats")
+
+
+def _closest(claim: Claim, shelf: Shelf) -> Evidence:
+    origins, runs = shelf.measured(claim.evidence)
+    found = [
+        {
+            given: nearest([row for row in run["rows"] if row["given"] == given], "Wasserstein")
+            for given in dict.fromkeys(row["given"] for row in run["rows"])
+        }
+        for run in runs
+    ]
+    places = {given: Counter(one[given] for one in found) for given in found[0]}
+    ours = "; ".join(
+        f"{given}: {', '.join(f'{noise} in {n} of {len(runs)}' for noise, n in count.items())}"
+        for given, count in places.items()
+    )
+    return Evidence(origins, found, f"closest {ours}")
+
+
+class Silhouettes(NamedTuple):
+    """Of liked against other candidates, seed by seed."""
+
+    reranker: Float[np.ndarray, " seeds"]
+    retriever: Float[np.ndarray, " seeds"]
+
+
+def _clusters(claim: Claim, shelf: Shelf) -> Evidence:
+    origins, runs = shelf.measured(claim.evidence)
+    kinds = ("last layer", "p ⊙ q")
+    found = Silhouettes(*(_numbers(runs, "silhouette", representation=kind) for kind in kinds))
+    ours = f"silhouette {over_seeds(found.reranker)}, the retriever's {found.retriever.mean():.3f}"
+    return Evidence(origins, found, ours)
+
+
+class Spreads(NamedTuple):
+    """Root mean square of the error of a probability, so that a bias counts; seed by seed."""
+
+    reranker: Float[np.ndarray, " seeds"]
+    retriever: Float[np.ndarray, " seeds"]
+    calibrated: Float[np.ndarray, " seeds"]
+    """Of the retriever's score, after calibration."""
+
+
+def _narrower(claim: Claim, shelf: Shelf) -> Evidence:
+    origins, runs = shelf.measured(claim.evidence)
+    kinds = ("reranker", "score", "score, recalibrated")
+    found = Spreads(*(_numbers(runs, "rms", prediction=kind) for kind in kinds))
+    ours = (
+        f"root mean square {over_seeds(found.reranker)}, the retriever's "
+        f"{found.retriever.mean():.3f}, calibrated {found.calibrated.mean():.3f}"
+    )
+    return Evidence(origins, found, ours)
+
+
+def _numbers(
+    runs: Sequence[Mapping[str, Any]], what: str, **wanted: str
+) -> Float[np.ndarray, " seeds"]:
+    return np.array(
+        [row[what] for run in runs for row in run["rows"] if wanted.items() <= row.items()]
+    )
+
+
+def over_seeds(values: Float[np.ndarray, " seeds"]) -> Interval:
+    """Student's interval of a mean over seeds."""
+    return seed_difference(values[:, None], np.zeros((len(values), 1)))
+
+
+# Of benchmarks ----------------------------------------------------------------------------
+
+
+def _overhead(claim: Claim, shelf: Shelf) -> Evidence:
+    """The mean of the two phases, which have half of the epochs each, as the method is written."""
+    timings = shelf.timings(claim.evidence)
+    exact, mixed = (
+        [_figure(timings, f"DNR-B over direct, {how}, phase {phase}") for phase in ("one", "two")]
+        for how in ("exact", "mixed")
+    )
+    found, in_one_pass = (
+        float(np.mean([figure.value for figure in phases])) for phases in (exact, mixed)
+    )
+    remark = f" (as written; in one pass, as the runs of the book are done, {in_one_pass:.1f} %)"
+    return Evidence(_timed(timings, exact + mixed), found, f"{found:.1f} %", remark=remark)
+
+
+def _figure(timings: Timings, name: str) -> Figure:
+    try:
+        return timings.find(name)
+    except KeyError as error:
+        raise DataError(_source(timings), str(error)) from error
+
+
+def _ratio(claim: Claim, shelf: Shelf) -> Evidence:
+    """The range over all rounds and batch sizes."""
+    timings = shelf.timings(claim.evidence)
+    rows = [row for row in timings.figures if row.name.startswith("PRM trained with DNR / ")]
+    if not rows:
+        raise DataError(shelf.benchmarks, "has no latency of PRM trained with DNR: `make bench`")
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    medians = ", ".join(f"{row.value:.3f}" for row in rows)
+    remark = f" (medians {medians}; {rows[0].how.rpartition('; ')[2]})"
+    return Evidence(_timed(timings, rows), (low, high), f"{low:.2f} to {high:.2f} x", remark=remark)
+
+
+def _timed(timings: Timings, figures: Iterable[Figure]) -> list[Origin]:
+    return [Origin(figure.name, _source(timings), timings.made) for figure in figures]
+
+
+def _source(timings: Timings) -> str:
+    return f"benchmarks/records/{timings.group}.json"
+
+
+# By rule ----------------------------------------------------------------------------------
+
+
+def _nothing(claim: Claim, shelf: Shelf) -> Evidence:
+    return Evidence(missing=claim.evidence or "there is nothing to look at")
+
+
+LOOK: dict[str, Callable[[Claim, Shelf], Evidence]] = {
+    "none": _nothing,
+    "count": _count,
+    "level": _mean,
+    "at least": _mean,
+    "difference": _difference,
+    "relative": _relative,
+    "part": _difference,
+    "gain below": _gain,
+    "optimum": _optimum,
+    "closest": _closest,
+    "clusters": _clusters,
+    "narrower": _narrower,
+    "identity": _worlds,
+    "independent": _worlds,
+    "bound": _worlds,
+    "overhead": _overhead,
+    "same ratio": _ratio,
+}
+"""Rule of data/rules.yml -> what it looks at."""
