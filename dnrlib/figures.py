@@ -41,8 +41,8 @@ METHOD_COLOURS = {
     "noise-B": "#EBA27C",
     "DNR-G": "#E69F00",
     "DNR-B": "#D55E00",
-    "DNR-B-no-adv": "#CC79A7",
-    "DNR-B-no-x": "#332288",
+    "DNR-B-no-adv": "#AA4499",
+    "DNR-B-no-x": "#222222",
 }
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#4D4D4D"]
 

@@ -24,7 +24,7 @@ from dnrlib.costs import Rates, note_sizes
 from dnrlib.engines import plan, run_locally, run_on_ray, threads_each
 from dnrlib.errors import ConfigError, DataError, DnrError
 from dnrlib.experiments import compute, merge, run_config, run_name
-from dnrlib.identity import hash_of
+from dnrlib.identity import hash_of, plain
 from dnrlib.prepare import prepare
 from dnrlib.records import Record, load_records
 
@@ -144,7 +144,7 @@ def test_stacked_seeds_leave_the_records_that_other_engines_find(tmp_path, monke
     ]
     grid = list({hash_of(config): config for config in grid}.values())
     records = list(engines.run_stacked(grid, "group"))
-    assert [record.config for record in records] == [asdict(config) for config in grid]
+    assert [record.config for record in records] == [plain(config) for config in grid]
     for record in records:
         saved = Record.load(tmp_path / f"results/group/{record.run}.json")
         assert (saved.metrics, saved.cost) == (record.metrics, record.cost)

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -15,6 +15,7 @@ from worlds import field_of
 
 from dnrlib import experiments
 from dnrlib.costs import Rates, predicted_against_actual
+from dnrlib.data import DATASETS
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.experiments import (
     METHODS,
@@ -29,7 +30,7 @@ from dnrlib.experiments import (
     run_name,
     took,
 )
-from dnrlib.identity import hash_of
+from dnrlib.identity import hash_of, plain
 from dnrlib.losses import REGULARISERS
 from dnrlib.parallel import Hardware
 from dnrlib.prepare import prepare
@@ -423,7 +424,7 @@ def tuning(folder, found):
         value = found[config.method, config.training.learning_rate]
         metrics = {"validation": {"ndcg@6": value}, "test": {"ndcg@6": -value}}
         record = Record(
-            run=hash_of(config), method=config.method, config=asdict(config), code="", data={},
+            run=hash_of(config), method=config.method, config=plain(config), code="", data={},
             metrics=metrics, ranked_labels="", ranked_shown="", curves=[], best_epoch=1, cost={},
             made={"date": "2026-01-01"},
         )  # fmt: skip
@@ -442,6 +443,38 @@ def test_an_experiment_takes_the_settings_that_are_best_on_validation_lists(tmp_
     assert chosen[0] == load_experiment("some")[0]
     tuning(tmp_path, {**FOUND, ("none", 0.2): 0.5})
     assert load_experiment("chosen")[0].training.learning_rate == 0.1  # the first of equals
+
+
+def test_an_experiment_takes_only_the_methods_that_it_asks_for(tmp_path):
+    tuning(tmp_path, FOUND)
+    path = tmp_path / "experiments/chosen.yml"
+    only = "only: {method: [concat], reranker: [prm, pier]}"
+    path.write_text(
+        f"tuned: {{experiment: some, settings: [training.learning_rate], {only}}}\n"
+        "grid: [{seed: [3]}, {seed: [0, 3], data.protocol: [retrieved]}]"
+    )
+    chosen = load_experiment("chosen")
+    assert [(c.method, c.training.learning_rate, c.data.protocol, c.seed) for c in chosen] == [
+        ("concat", 0.2, "shown+sampled", 3),
+        ("concat", 0.2, "retrieved", 0),
+        ("concat", 0.2, "retrieved", 3),
+    ]
+    path.write_text(path.read_text().replace("method:", "nosuch:"))
+    with pytest.raises(DataError, match="nosuch"):
+        load_experiment("chosen")
+
+
+def test_of_several_grids_each_is_done_for_all_methods_before_the_next(tmp_path):
+    experiment(
+        tmp_path,
+        """
+        base: {data: {dataset: simulated}}
+        grid: [{seed: [0], method: [none, concat]}, {seed: [1], method: [none, concat]}]
+        """,
+    )
+    assert [(c.seed, c.method) for c in load_experiment("some")] == [
+        (0, "none"), (0, "concat"), (1, "none"), (1, "concat"),
+    ]  # fmt: skip
 
 
 def test_what_an_experiment_is_tuned_on_must_be_recorded(tmp_path):
@@ -496,5 +529,5 @@ def test_the_experiments_of_the_project_are_whole():
     root = experiments.Path(__file__).parents[1]
     for path in root.glob("experiments/*.yml"):
         configs = load_experiment(path.stem, path.parent, root / "results")
-        assert len({config.data.dataset for config in configs}) == 1
+        assert {config.data.dataset for config in configs} <= {*DATASETS}
         assert len(configs) > 1

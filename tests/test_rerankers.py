@@ -212,7 +212,7 @@ def test_build_takes_the_sizes_from_the_lists(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("bert", {}, "'bert' is unknown: choose one of score, score-reversed, sasrec"),
+        ("bert", {}, "'bert' is unknown: choose one of score, score-reversed, popularity"),
         ("prm", {"width": 8}, "width"),
         ("prm", {"n": 8}, "n"),
         ("score", {"dim": 8}, "dim"),

@@ -104,7 +104,7 @@ def test_shards_hold_the_lists_of_the_whole(protocol, scheme, parts, in_parts, t
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_one_part_is_what_prepare_makes(scheme, tmp_path, monkeypatch):
     config = replace(BASE, retriever=scheme)
-    monkeypatch.setattr(in_memory, "load", lambda name: WORLD.source())
+    monkeypatch.setattr(in_memory, "load", lambda name, feedback: WORLD.source())
     expected = in_memory.prepare(config, tmp_path / "memory")
     made, _ = whole(prepare_streaming(config, written(WORLD.frame(), tmp_path), tmp_path / "s", 1))
     assert all(torch.equal(getattr(made, name), getattr(expected, name)) for name in TENSORS)
