@@ -6,15 +6,17 @@ The paper's numbers in prose come from here.
 from __future__ import annotations
 
 import csv
+import math
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -49,15 +51,159 @@ def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
     """Every claim by its id.
 
     Raises:
-        DataError: the file is missing or its columns are not those of `Claim`.
+        DataError: the file is missing, its columns are not those of `Claim`, an id is there twice,
+            or a row lacks what its rule needs.
     """
     if not path.exists():
         raise DataError(path, "no such file: run from the project's folder")
+    claims: dict[str, Claim] = {}
+    lines: dict[str, int] = {}
+    for line, claim in _rows(path):
+        if claim.id in claims:
+            raise DataError(path, f"claim {claim.id!r} is in line {lines[claim.id]} already", line)
+        if fault := _fault(claim):
+            raise DataError(path, f"claim {claim.id!r}: {fault}", line)
+        claims[claim.id], lines[claim.id] = claim, line
+    _check_whole(claims, lines, path)
+    return claims
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Claim]]:
     with path.open(newline="", encoding="utf-8") as file:
-        try:
-            return {row["id"]: Claim(**row) for row in csv.DictReader(file)}
-        except (TypeError, KeyError) as error:
-            raise DataError(path, f"columns differ from those of a claim ({error})") from error
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row.values():
+                raise DataError(path, "columns differ: the row is too short", reader.line_num)
+            try:
+                yield reader.line_num, Claim(**row)
+            except TypeError as error:
+                reason = f"columns differ from those of a claim ({error})"
+                raise DataError(path, reason, reader.line_num) from error
+
+
+def _check_whole(claims: Mapping[str, Claim], lines: Mapping[str, int], path: Path) -> None:
+    """A part needs the whole that it is a part of."""
+    for id, claim in claims.items():
+        if claim.rule == "part" and number(getattr(claims.get(WHOLE), "value", "")) is None:
+            reason = f"claim {id!r}: rule 'part' needs a claim {WHOLE!r} with a number as value"
+            raise DataError(path, reason, lines[id])
+
+
+# What a rule needs ------------------------------------------------------------------------
+
+WHOLE = "ablation-full"
+"""The claim that the rule `part` takes its own value from."""
+UNITS = (
+    "percent", "points", "ratio", "seconds", "nats", "count", "range", "qualitative",
+)  # fmt: skip
+CELL = r"[^\s/@]+/[^\s/@]+(@[^\s/@]+)?"
+MEASURED = r"[^\s/]+-[^\s/]+/[^\s/]+"
+
+
+class Needs(NamedTuple):
+    """What a row of data/claims.csv must hold for its rule."""
+
+    evidence: str
+    """A regular expression."""
+    example: str
+    """Of the evidence."""
+    value: str = "number"
+    """``number``, ``range``, ``none`` or ``any``."""
+    tolerance: str = ""
+    """``share`` (as ``50 %``), ``number``, or nothing."""
+
+
+_TWO = (rf"{CELL} - {CELL}", "full/DNR-B - full/concat")
+_WORLDS = (r"worlds/\w+", "worlds/direct")
+_MEASURED = (MEASURED, "seeds-noise/DNR-B")
+NEEDS: dict[str, Needs] = {
+    "none": Needs(r".*", "", "any"),
+    "count": Needs(r"[^\s/]+/\w+", "ml-1m/users", tolerance="share"),
+    "level": Needs(CELL, "full/DNR-B", tolerance="number"),
+    "at least": Needs(CELL, "full/DNR-B"),
+    "difference": Needs(*_TWO, value="any", tolerance="share"),
+    "relative": Needs(*_TWO, value="any", tolerance="share"),
+    "part": Needs(*_TWO, tolerance="share"),
+    "gain below": Needs(*_TWO),
+    "optimum": Needs(r"[^\s/]+/[\w.]+", "hyperparameters/training.lambda_c", "range"),
+    "closest": Needs(*_MEASURED, value="none"),
+    "clusters": Needs(*_MEASURED, value="none"),
+    "narrower": Needs(*_MEASURED, value="none"),
+    "identity": Needs(*_WORLDS, tolerance="number"),
+    "independent": Needs(*_WORLDS, tolerance="number"),
+    "bound": Needs(*_WORLDS, value="none"),
+    "overhead": Needs("training", "training", tolerance="number"),
+    "same ratio": Needs("inference", "inference", tolerance="number"),
+}
+"""Rule of data/rules.yml -> what it needs."""
+
+
+def number(text: str) -> float | None:
+    """A finite number, or None if the text is none."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def span(text: str) -> tuple[float, float] | None:
+    """The ends of a range such as ``0.3-0.5``, or None if the text is none."""
+    ends = [number(end) for end in text.split("-")]
+    if len(ends) != 2 or ends[0] is None or ends[1] is None or ends[0] > ends[1]:
+        return None
+    return ends[0], ends[1]
+
+
+def share(text: str) -> float | None:
+    """A share such as ``50 %``, as a part of one, or None if the text is none."""
+    found = number(text.removesuffix("%")) if text.endswith("%") else None
+    return None if found is None else found / 100
+
+
+def _fault(claim: Claim) -> str:
+    """What is wrong with a row, and what would be right; empty if nothing is."""
+    if not (claim.id and claim.kind and claim.statement):
+        return "has no id, no kind or no statement: fill them in"
+    if claim.rule not in NEEDS:
+        return f"rule {claim.rule!r} is unknown: choose one of {', '.join(NEEDS)}"
+    needs = NEEDS[claim.rule]
+    if not re.fullmatch(needs.evidence, claim.evidence):
+        return (
+            f"evidence {claim.evidence!r} is not what rule {claim.rule!r} looks at: write it as "
+            f"{needs.example!r}"
+        )
+    return _fault_of_value(claim, needs.value) or _fault_of_tolerance(claim, needs)
+
+
+def _fault_of_value(claim: Claim, kind: str) -> str:
+    if claim.unit not in UNITS:
+        return f"unit {claim.unit!r} is unknown: choose one of {', '.join(UNITS)}"
+    if claim.unit == "qualitative" and claim.value:
+        return f"value {claim.value!r} has unit qualitative: name its unit, or leave it empty"
+    if kind == "any" and not claim.value:
+        return ""
+    if kind == "none":
+        return f"rule {claim.rule!r} has no value: leave it empty" if claim.value else ""
+    text = f"value {claim.value!r} must be"
+    if "range" in (kind, claim.unit):
+        fits = claim.unit == "range" and kind != "number" and span(claim.value)
+        wanted = "a range such as 0.3-0.5, with unit range, for rules optimum and none alone"
+        return "" if fits else f"{text} {wanted}"
+    if claim.unit == "count":
+        return "" if re.fullmatch(r"\d+", claim.value) else f"{text} a whole number"
+    return f"{text} a number" if number(claim.value) is None else ""
+
+
+def _fault_of_tolerance(claim: Claim, needs: Needs) -> str:
+    text, rule = claim.tolerance, f"tolerance {claim.tolerance!r}: rule {claim.rule!r}"
+    if not needs.tolerance:
+        return f"{rule} has none: leave it empty" if text else ""
+    if needs.value == "any" and not claim.value and not text:
+        return ""
+    found = share(text) if needs.tolerance == "share" else number(text)
+    wanted = "a share such as '50 %'" if needs.tolerance == "share" else "a number, without %"
+    return f"{rule} needs {wanted}, not below zero" if found is None or found < 0 else ""
 
 
 def paper_value(id: str) -> float:
@@ -81,7 +227,8 @@ class Rules:
     """Of every interval."""
     family_level: float
     """Of the adjusted p-values."""
-    resamples: int
+    resamples: int | None
+    """Of the bootstrap; None, which no file can say, takes the two-way variance in its place."""
     rules: dict[str, str]
     """Name -> wording."""
 
@@ -98,15 +245,40 @@ def load_rules(path: Path = RULES) -> Rules:
     """The rules.
 
     Raises:
-        DataError: the file is missing or is not one of rules.
+        DataError: the file is missing or is not one of rules, a constant is outside its range, or a
+            rule is missing or unknown.
     """
     try:
-        return _rules(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        fault = _fault_of_rules(yaml.safe_load(text))
     except OSError as error:
         raise DataError(path, "no such file: run from the project's folder") from error
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(path, f"not a file of rules ({reason})") from error
+    if fault:
+        raise DataError(path, fault)
+    return _rules(text)
+
+
+def _fault_of_rules(content: Any) -> str:
+    """What is wrong with the constants or the names; empty if nothing is."""
+    for name in ("confidence", "family_level"):
+        value = content[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            return f"{name} = {value!r}: must be a number between 0 and 1, such as 0.05"
+    if type(content["resamples"]) is not int or content["resamples"] < 2:
+        return f"resamples = {content['resamples']!r}: must be a whole number, at least 2"
+    if other := content.keys() - {"confidence", "family_level", "resamples", "rules"}:
+        return f"has an unknown constant {', '.join(sorted(other))}"
+    names = content["rules"].keys()
+    lacking, foreign = NEEDS.keys() - names, names - NEEDS.keys()
+    if not all(isinstance(words, str) for words in content["rules"].values()):
+        return "rules: each needs its wording, as text"
+    for some, fault in ((lacking, "has no"), (foreign, "has an unknown")):
+        if some:
+            return f"{fault} rule {', '.join(sorted(some))}: the rules are {', '.join(NEEDS)}"
+    return ""
 
 
 def _rules(text: str) -> Rules:
@@ -117,11 +289,12 @@ def _rules(text: str) -> Rules:
 
 @dataclass(frozen=True)
 class Version:
-    """One committed version of the rules."""
+    """One committed version of a file."""
 
     commit: str
     date: datetime
-    rules: Rules
+    says: Any
+    """What was read from it: `Rules`, or of each claim the columns that decide its verdict."""
 
 
 @cache
@@ -130,6 +303,26 @@ def rules_history(path: Path = RULES) -> tuple[Version, ...]:
 
     None where git knows nothing, or (a shallow clone) not all.
     """
+    return _history(path, _rules)
+
+
+DECIDING = ("rule", "evidence", "tolerance", "value", "metric", "dataset")
+"""The columns of a claim that its verdict hangs on, besides the rule's wording."""
+
+
+@cache
+def claims_history(path: Path = CLAIMS) -> tuple[Version, ...]:
+    """Every committed version of the claims, the newest first; none as in `rules_history`."""
+    return _history(path, _deciding)
+
+
+def _deciding(text: str) -> dict[str, tuple[str | None, ...]]:
+    """Id -> its `DECIDING` columns; None for a column that an old version has not."""
+    rows = csv.DictReader(text.splitlines(keepends=True))
+    return {row.get("id", ""): tuple(row.get(name) for name in DECIDING) for row in rows}
+
+
+def _history(path: Path, read: Callable[[str], Any]) -> tuple[Version, ...]:
     try:
         if _git(path, "rev-parse", "--is-shallow-repository").strip() == "true":
             return ()
@@ -139,7 +332,7 @@ def rules_history(path: Path = RULES) -> tuple[Version, ...]:
     except (OSError, subprocess.CalledProcessError):
         return ()
     return tuple(
-        Version(commit, datetime.fromisoformat(date), _rules(text))
+        Version(commit, datetime.fromisoformat(date), read(text))
         for (commit, date), text in zip(commits, texts, strict=True)
     )
 
@@ -157,8 +350,34 @@ def standing_since(rule: str, path: Path = RULES) -> Version | None:
     None where git knows nothing, or where their wording is not committed yet.
     """
     now = load_rules(path)
-    same = takewhile(lambda version: version.rules.same(now, rule), rules_history(path))
-    return next(reversed(list(same)), None)
+    return _since(rules_history(path), lambda rules: rules.same(now, rule))
+
+
+def judged_since(claim: Claim, rules: Path = RULES, claims: Path = CLAIMS) -> datetime | None:
+    """Since when a claim's rule, the constants and its own row say what they do now.
+
+    None as in `standing_since`: also where the row is not committed as it is.
+    """
+    row = tuple(getattr(claim, name) for name in DECIDING)
+    same = _since(claims_history(claims), lambda rows: rows.get(claim.id) == row)
+    rule = standing_since(claim.rule, rules)
+    return max(rule.date, same.date) if rule and same else None
+
+
+def first_committed(path: Path) -> datetime | None:
+    """When a file was committed first; None where git does not know."""
+    try:
+        if _git(path, "rev-parse", "--is-shallow-repository").strip() == "true":
+            return None
+        dates = _git(path, "log", "--format=%cI", "--", path.name).split()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return datetime.fromisoformat(dates[-1]) if dates else None
+
+
+def _since(history: tuple[Version, ...], same: Callable[[Any], bool]) -> Version | None:
+    """The oldest version of the newest ones that say the same."""
+    return next(reversed(list(takewhile(lambda version: same(version.says), history))), None)
 
 
 # Where the paper contradicts itself -------------------------------------------------------

@@ -107,7 +107,11 @@ def gain(
 
 
 def difference(
-    records: Sequence[Record], reference: Sequence[Record], metric: str = "ndcg@6"
+    records: Sequence[Record],
+    reference: Sequence[Record],
+    metric: str = "ndcg@6",
+    confidence: float = 0.95,
+    resamples: int | None = 2000,
 ) -> Estimate:
     """Paired difference of two methods on the same lists and seeds, as verdicts take it.
 
@@ -116,7 +120,8 @@ def difference(
     Raises:
         DataError: as in `gain`.
     """
-    return estimate(np.subtract(*_paired(records, reference, metric)))
+    pairs = np.subtract(*_paired(records, reference, metric))
+    return estimate(pairs, confidence=confidence, resamples=resamples)
 
 
 def _paired(

@@ -8,19 +8,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from dnrlib import comparisons
-from dnrlib.claims import Claim, load_claims
-from dnrlib.errors import DataError
-from dnrlib.experiments import RunConfig, merge, nested
+from dnrlib.claims import Claim, Rules, load_claims, load_rules, span
+from dnrlib.data import DATASETS
+from dnrlib.errors import ConfigError, DataError
+from dnrlib.experiments import EXPERIMENTS, RunConfig, merge, nested
 from dnrlib.identity import from_dict, hash_of, plain
-from dnrlib.measurements import load_measurement, measurement_path, nearest
+from dnrlib.measurements import (
+    MEASURES,
+    WITHOUT_RUNS,
+    load_measurement,
+    measurement_path,
+    nearest,
+)
+from dnrlib.metrics import per_list
 from dnrlib.records import Record
 from dnrlib.statistics import Estimate, Interval, estimate, seed_difference
 from dnrlib.timings import RECORDS, Figure, Timings
@@ -64,25 +74,42 @@ class Evidence:
     """What else to know, for the reason."""
     missing: str = ""
     """Why there is nothing to judge by."""
+    awaited: int = 0
+    """How many p-values, at most, will join the family once what is missing is recorded."""
 
 
 def gathered(
-    shelf: Shelf | None = None, claims: Mapping[str, Claim] | None = None
+    shelf: Shelf | None = None,
+    claims: Mapping[str, Claim] | None = None,
+    rules: Rules | None = None,
 ) -> dict[str, Evidence]:
     """The evidence on every claim, by its id; where it is missing, why.
 
     Args:
         claims: by default all of data/claims.csv.
+        rules: whose confidence and resamples the intervals have; by default data/rules.yml.
+
+    Raises:
+        ConfigError: a claim names an experiment, a cell, a metric, a parameter or a measurement
+            that there is not.
     """
-    shelf = shelf or Shelf()
-    return {id: _gather(claim, shelf) for id, claim in (claims or load_claims()).items()}
+    shelf, rules = shelf or Shelf(), rules or load_rules()
+    return {id: _gather(claim, shelf, rules) for id, claim in (claims or load_claims()).items()}
 
 
-def _gather(claim: Claim, shelf: Shelf) -> Evidence:
+def _gather(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     try:
-        return LOOK[claim.rule](claim, shelf)
+        return LOOK[claim.rule](claim, shelf, rules)
     except DataError as error:
-        return Evidence(missing=str(error))
+        return Evidence(missing=str(error), awaited=_awaited(claim, shelf))
+    except ConfigError as error:
+        raise ConfigError(f"data/claims.csv, claim {claim.id!r}: {error}") from error
+
+
+def _awaited(claim: Claim, shelf: Shelf) -> int:
+    if claim.rule == "optimum":
+        return _most_rivals(claim, shelf)
+    return int(claim.rule in ("difference", "relative", "part"))
 
 
 # Where it is ------------------------------------------------------------------------------
@@ -117,8 +144,14 @@ class Shelf:
         self._read: dict[str, tuple[list[Record], list[RunConfig]]] = {}
 
     def present(self, experiment: str) -> tuple[list[Record], list[RunConfig]]:
-        """The records of an experiment, and the runs that have none."""
+        """The records of an experiment, and the runs that have none.
+
+        Raises:
+            ConfigError: there is no such experiment.
+            DataError: the runs that it is tuned on are not recorded.
+        """
         if experiment not in self._read:
+            _check_experiment(experiment)
             self._read[experiment] = comparisons.present(experiment, self.results)
         return self._read[experiment]
 
@@ -126,12 +159,19 @@ class Shelf:
         """The records of those runs of an experiment that are wanted.
 
         Raises:
-            DataError: there is none, or one has no record.
+            DataError: one has no record.
+            ConfigError: the experiment has no such run.
         """
         records, missing = self.present(experiment)
         kept = [record for record in records if wanted(from_dict(RunConfig, record.config))]
         left = sum(wanted(config) for config in missing)
-        if left or not kept:
+        if not left and not kept:
+            cells = {f"{config.model}@{config.data.dataset}" for config in self.runs(experiment)}
+            raise ConfigError(
+                f"experiments/{experiment}.yml has no such run: choose one of "
+                f"{', '.join(sorted(cells))}, each under {PROTOCOL}"
+            )
+        if left:
             raise DataError(
                 f"experiments/{experiment}.yml",
                 f"{len(kept)} of {len(kept) + left} runs are recorded: "
@@ -139,8 +179,13 @@ class Shelf:
             )
         return kept
 
+    def runs(self, experiment: str) -> list[RunConfig]:
+        """The runs of an experiment, those with a record first; raises as `present`."""
+        records, missing = self.present(experiment)
+        return [*(from_dict(RunConfig, record.config) for record in records), *missing]
+
     def cell(self, cell: Cell) -> list[Record]:
-        """The records of a cell, one a seed, under `PROTOCOL`."""
+        """The records of a cell, one a seed, under `PROTOCOL`; raises as `records`."""
         return self.records(
             cell.experiment,
             lambda config: (
@@ -150,14 +195,25 @@ class Shelf:
         )
 
     def measured(self, text: str) -> tuple[list[Origin], list[dict[str, Any]]]:
-        """Runs of a measurement with their rows, from ``NAME/METHOD``, or ``NAME`` of no run."""
+        """Runs of a measurement with their rows, from ``NAME/METHOD``, or ``NAME`` of no run.
+
+        Raises:
+            ConfigError: there can be no such measurement, or it has no such method.
+            DataError: it is not made yet.
+        """
         name, _, method = text.partition("/")
         experiment, _, what = name.rpartition("-")
+        if what not in MEASURES | WITHOUT_RUNS:
+            known = ", ".join(MEASURES | WITHOUT_RUNS)
+            raise ConfigError(f"measurement {what!r} is unknown: choose one of {known}")
+        if experiment:
+            _check_experiment(experiment)
         whole = load_measurement(experiment, what, self.measurements)
         runs = [run for run in whole.runs if run.get("method", "") == method]
         if not runs:
             path = measurement_path(experiment, what, self.measurements)
-            raise DataError(path, f"has no run of {method}")
+            methods = ", ".join(dict.fromkeys(run.get("method", "") for run in whole.runs))
+            raise ConfigError(f"{path} has no run of {method!r}: choose one of {methods}")
         source = f"measurements/{name}.json"
         origins = [
             Origin(
@@ -173,33 +229,47 @@ class Shelf:
         return Timings.load(self.benchmarks / f"{group}.json")
 
 
+def _check_experiment(name: str) -> None:
+    if not (EXPERIMENTS / f"{name}.yml").exists():
+        known = ", ".join(sorted(path.stem for path in EXPERIMENTS.glob("*.yml"))) or "none"
+        raise ConfigError(f"there is no experiment {name!r}: choose one of {known}")
+
+
 # Of the cells of tables -------------------------------------------------------------------
 
 
-def _mean(claim: Claim, shelf: Shelf) -> Evidence:
+def _mean(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
+    metric = _metric(claim)
     (records,) = groups = _records(claim, shelf)
-    found = _scaled(estimate(comparisons.per_seed(records, _metric(claim))), 100)
-    return _of_records(claim, groups, found, {})
+    values = comparisons.per_seed(records, metric)
+    found = estimate(values, confidence=rules.confidence, resamples=rules.resamples)
+    return _of_records(claim, groups, _scaled(found, 100), {})
 
 
-def _difference(claim: Claim, shelf: Shelf) -> Evidence:
+def _difference(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
+    metric = _metric(claim)
     first, second = groups = _records(claim, shelf)
-    found = _scaled(comparisons.difference(first, second, _metric(claim)), 100)
+    found = _scaled(_over(first, second, metric, rules), 100)
     return _of_records(claim, groups, found, {"difference": found.p})
 
 
-def _relative(claim: Claim, shelf: Shelf) -> Evidence:
+def _over(first: Sequence[Record], second: Sequence[Record], metric: str, rules: Rules) -> Estimate:
+    return comparisons.difference(first, second, metric, rules.confidence, rules.resamples)
+
+
+def _relative(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     """In percent of the second's mean, which is taken as known."""
+    metric = _metric(claim)
     first, second = groups = _records(claim, shelf)
-    whole = comparisons.per_seed(second, _metric(claim))
-    found = comparisons.difference(first, second, _metric(claim))
+    whole = comparisons.per_seed(second, metric)
+    found = _over(first, second, metric, rules)
     found = _scaled(found, 100 / np.nanmean(whole).item())
     return _of_records(claim, groups, found, {"difference": found.p})
 
 
-def _gain(claim: Claim, shelf: Shelf) -> Evidence:
+def _gain(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     """As `_relative`; the rule looks at the interval alone, so that no p-value joins a family."""
-    return replace(_relative(claim, shelf), p={})
+    return replace(_relative(claim, shelf, rules), p={})
 
 
 def _records(claim: Claim, shelf: Shelf) -> list[list[Record]]:
@@ -212,8 +282,17 @@ def _cells(claim: Claim) -> list[Cell]:
 
 
 def _metric(claim: Claim) -> str:
-    name = claim.metric.split()[0]
-    return METRICS.get(name, name)
+    """The first word of the claim's metric, as records name it."""
+    first = claim.metric.partition(" ")[0]
+    name, known = METRICS.get(first, first), _known_metrics()
+    if name not in known:
+        raise ConfigError(f"metric {first!r} is unknown: choose one of {', '.join(known)}")
+    return name
+
+
+@cache
+def _known_metrics() -> tuple[str, ...]:
+    return tuple(per_list(*torch.zeros(2, 1, 1, dtype=torch.bool)))
 
 
 def _scaled(found: Estimate, factor: float) -> Estimate:
@@ -290,21 +369,40 @@ class Optimum(NamedTuple):
         return f"{self.best:g} over {setting:g}"
 
 
-def _optimum(claim: Claim, shelf: Shelf) -> Evidence:
+def _optimum(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     experiment, _, path = claim.evidence.partition("/")
-    low, high = (float(end) for end in claim.value.split("-"))
+    paper = _range(claim)
     groups = _sweep(shelf, experiment, path)
     best = max(groups, key=lambda setting: _validation(groups[setting]))
     behind = {
-        setting: _scaled(comparisons.difference(groups[best], records), 100)
+        setting: _scaled(_over(groups[best], records, "ndcg@6", rules), 100)
         for setting, records in groups.items()
         if setting != best
     }
-    found = Optimum(best, behind, (low, high))
+    found = Optimum(best, behind, paper)
     origins = [origin for group in groups.values() for origin in _origins(experiment, group)]
     p = {found.over(setting): one.p for setting, one in found.rivals.items()}
     settings = ", ".join(f"{setting:g}" for setting in groups)
     return Evidence(origins, found, f"{best:g}, of {settings}", p)
+
+
+def _range(claim: Claim) -> tuple[float, float]:
+    ends = span(claim.value)
+    if ends is None:
+        raise ConfigError(f"value {claim.value!r} must be a range such as 0.3-0.5")
+    return ends
+
+
+def _most_rivals(claim: Claim, shelf: Shelf) -> int:
+    """The most settings that the best one can be compared with; 1 where the runs are not known."""
+    experiment, _, path = claim.evidence.partition("/")
+    try:
+        settings = _case(shelf, experiment, path)[1]
+    except DataError:
+        return 1
+    low, high = _range(claim)
+    inside = sum(low <= setting <= high for setting in settings)
+    return max(inside, len(settings) - inside)
 
 
 def _validation(records: Sequence[Record]) -> float:
@@ -313,12 +411,7 @@ def _validation(records: Sequence[Record]) -> float:
 
 def _sweep(shelf: Shelf, experiment: str, path: str) -> dict[float, list[Record]]:
     """Setting -> its records, of the runs that differ in one parameter and the seed alone."""
-    records, missing = shelf.present(experiment)
-    configs = [from_dict(RunConfig, record.config) for record in records] + missing
-    cases: dict[str, set[float]] = {}
-    for config in configs:
-        cases.setdefault(_but(config, path), set()).add(_setting(config, path))
-    case = max(cases, key=lambda name: len(cases[name]), default="")
+    case, _ = _case(shelf, experiment, path)
     kept = shelf.records(experiment, lambda config: _but(config, path) == case)
     groups: dict[float, list[Record]] = {}
     for record in kept:
@@ -327,37 +420,59 @@ def _sweep(shelf: Shelf, experiment: str, path: str) -> dict[float, list[Record]
     return dict(sorted(groups.items()))
 
 
+def _case(shelf: Shelf, experiment: str, path: str) -> tuple[str, set[float]]:
+    """What the runs with the most settings of a parameter share (`_but`), and these settings."""
+    cases: dict[str, set[float]] = {}
+    for config in shelf.runs(experiment):
+        cases.setdefault(_but(config, path), set()).add(_setting(config, path))
+    case = max(cases, key=lambda name: len(cases[name]))
+    if len(cases[case]) < 2:
+        raise ConfigError(f"experiments/{experiment}.yml has but one setting of {path!r}")
+    return case, cases[case]
+
+
 def _but(config: RunConfig, path: str) -> str:
     """A run without one setting and without its seed."""
     return hash_of(merge(merge(plain(config), nested(path, None)), {"seed": None}))
 
 
 def _setting(config: RunConfig, path: str) -> float:
-    return float(attrgetter(path)(config))
+    try:
+        return float(attrgetter(path)(config))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"a run has no numeric parameter {path!r}: {error}") from error
 
 
 # Of measurements --------------------------------------------------------------------------
 
 
-def _count(claim: Claim, shelf: Shelf) -> Evidence:
+def _count(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     dataset, _, what = claim.evidence.partition("/")
+    if dataset not in DATASETS:
+        raise ConfigError(f"data set {dataset!r} is unknown: choose one of {', '.join(DATASETS)}")
     origins, runs = shelf.measured("counts")
     for origin, run in zip(origins, runs, strict=True):
         if run["run"] == dataset:
-            found = run["rows"][0][what]
+            found = _entry(run["rows"][0], what)
             return Evidence([origin], found, f"{found:,}")
     raise DataError("measurements/counts.json", f"has no {dataset}: `dnr measure counts`")
 
 
-def _worlds(claim: Claim, shelf: Shelf) -> Evidence:
+def _entry(row: Mapping[str, Any], name: str) -> Any:
+    if name not in row:
+        raise ConfigError(f"{name!r} was not measured: choose one of {', '.join(row)}")
+    return row[name]
+
+
+def _worlds(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     what = claim.evidence.partition("/")[2]
     origins, runs = shelf.measured("worlds")
-    found = np.array([run["rows"][0][what] for run in runs])
+    found = np.array([_entry(run["rows"][0], what) for run in runs])
     one = replace(origins[0], name=f"{len(runs)} random worlds", seed=None)
     return Evidence([one], found, f"at most {found.max():.2g} nats")
 
 
-def _closest(claim: Claim, shelf: Shelf) -> Evidence:
+def _closest(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     origins, runs = shelf.measured(claim.evidence)
     found = [
         {
@@ -381,11 +496,12 @@ class Silhouettes(NamedTuple):
     retriever: Float[np.ndarray, " seeds"]
 
 
-def _clusters(claim: Claim, shelf: Shelf) -> Evidence:
+def _clusters(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     origins, runs = shelf.measured(claim.evidence)
     kinds = ("last layer", "p ⊙ q")
     found = Silhouettes(*(_numbers(runs, "silhouette", representation=kind) for kind in kinds))
-    ours = f"silhouette {over_seeds(found.reranker)}, the retriever's {found.retriever.mean():.3f}"
+    own = over_seeds(found.reranker, rules.confidence)
+    ours = f"silhouette {own}, the retriever's {found.retriever.mean():.3f}"
     return Evidence(origins, found, ours)
 
 
@@ -398,12 +514,12 @@ class Spreads(NamedTuple):
     """Of the retriever's score, after calibration."""
 
 
-def _narrower(claim: Claim, shelf: Shelf) -> Evidence:
+def _narrower(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     origins, runs = shelf.measured(claim.evidence)
     kinds = ("reranker", "score", "score, recalibrated")
     found = Spreads(*(_numbers(runs, "rms", prediction=kind) for kind in kinds))
     ours = (
-        f"root mean square {over_seeds(found.reranker)}, the retriever's "
+        f"root mean square {over_seeds(found.reranker, rules.confidence)}, the retriever's "
         f"{found.retriever.mean():.3f}, calibrated {found.calibrated.mean():.3f}"
     )
     return Evidence(origins, found, ours)
@@ -417,15 +533,15 @@ def _numbers(
     )
 
 
-def over_seeds(values: Float[np.ndarray, " seeds"]) -> Interval:
+def over_seeds(values: Float[np.ndarray, " seeds"], confidence: float = 0.95) -> Interval:
     """Student's interval of a mean over seeds."""
-    return seed_difference(values[:, None], np.zeros((len(values), 1)))
+    return seed_difference(values[:, None], np.zeros((len(values), 1)), confidence)
 
 
 # Of benchmarks ----------------------------------------------------------------------------
 
 
-def _overhead(claim: Claim, shelf: Shelf) -> Evidence:
+def _overhead(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     """The mean of the two phases, which have half of the epochs each, as the method is written."""
     timings = shelf.timings(claim.evidence)
     exact, mixed = (
@@ -446,7 +562,7 @@ def _figure(timings: Timings, name: str) -> Figure:
         raise DataError(_source(timings), str(error)) from error
 
 
-def _ratio(claim: Claim, shelf: Shelf) -> Evidence:
+def _ratio(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     """The range over all rounds and batch sizes."""
     timings = shelf.timings(claim.evidence)
     rows = [row for row in timings.figures if row.name.startswith("PRM trained with DNR / ")]
@@ -469,11 +585,11 @@ def _source(timings: Timings) -> str:
 # By rule ----------------------------------------------------------------------------------
 
 
-def _nothing(claim: Claim, shelf: Shelf) -> Evidence:
+def _nothing(claim: Claim, shelf: Shelf, rules: Rules) -> Evidence:
     return Evidence(missing=claim.evidence or "there is nothing to look at")
 
 
-LOOK: dict[str, Callable[[Claim, Shelf], Evidence]] = {
+LOOK: dict[str, Callable[[Claim, Shelf, Rules], Evidence]] = {
     "none": _nothing,
     "count": _count,
     "level": _mean,

@@ -121,7 +121,7 @@ def estimate(
     values: Float[np.ndarray, ...],
     clusters: Shaped[np.ndarray, ...] | None = None,
     confidence: float = 0.95,
-    resamples: int = 2000,
+    resamples: int | None = 2000,
     seed: int = 0,
 ) -> Estimate:
     """Mean of per-list values, or of their paired differences, over seeds and clusters.
@@ -131,24 +131,38 @@ def estimate(
     against Student's t with the degrees of freedom of Satterthwaite (1946) for two variances,
     between seeds and between clusters: few where the seeds differ most, many where the clusters do.
 
+    It is conservative where much varies by seed and cluster together: that is in the variance by
+    either and in the bootstrap's own draws besides, and so counts about three times. Then the
+    interval covers more than it says: at 95 %, a mean of zero is told apart from zero in 0 to 3 %
+    of samples with 3 or 5 seeds, and in 4 to 8 % where seeds or clusters alone matter
+    (`false_alarms`). Without ``resamples`` the variance is the two-way one, that by seeds plus that
+    by clusters less that by both: 2 to 9 % in either case.
+
     With one seed nothing is known of other seeds: the interval then speaks of other clusters only.
 
-    Args, raises: as for `mean_interval`; there must be two clusters.
+    Args, raises: as for `mean_interval`; there must be two clusters. ``resamples`` of None takes
+    the two-way variance in place of the bootstrap's.
     """
     _check(values, clusters, confidence, resamples)
     rows = np.atleast_2d(values).astype(np.float64)
     kept = ~np.isnan(rows).any(0)
     rows = rows[:, kept]
     groups = np.arange(rows.shape[1]) if clusters is None else clusters[kept]
-    _, cluster = np.unique(groups, return_inverse=True)
+    _, cluster, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if not len(cluster) or not cluster.any():
         raise ConfigError("values: two lists or clusters at least must be left")
     seeds, mean = len(rows), rows.mean().item()
-    by_cluster = np.bincount(cluster, weights=rows.mean(0)) / np.bincount(cluster)
+    by_both = np.stack([np.bincount(cluster, weights=row) for row in rows]) / sizes
+    by_cluster = by_both.mean(0)
     between_clusters = by_cluster.var(ddof=1) / len(by_cluster)
     between_seeds = rows.mean(1).var(ddof=1) / seeds if seeds > 1 else 0.0
-    means = _resampled_means(rows, groups, resamples, np.random.default_rng(seed))
-    error = float(np.sqrt(means.var() + between_seeds / seeds))
+    if resamples is None:
+        by_either = between_clusters + between_seeds
+        variance = _two_way(by_both, by_either) if seeds > 1 else by_either
+    else:
+        means = _resampled_means(rows, groups, resamples, np.random.default_rng(seed))
+        variance = means.var() + between_seeds / seeds
+    error = float(np.sqrt(variance))
     parts = [(between_clusters, len(by_cluster) - 1), (between_seeds, max(seeds - 1, 1))]
     total = between_clusters + between_seeds
     freedom = total**2 / sum(part**2 / degrees for part, degrees in parts) if total else np.inf
@@ -159,6 +173,42 @@ def estimate(
         mean, mean - half, mean + half, rows.shape[1], int((~kept).sum()),
         error, float(freedom), p, mean / spread if spread else 0.0, seeds,
     )  # fmt: skip
+
+
+def _two_way(by_both: Float[np.ndarray, "seeds clusters"], by_either: float) -> float:
+    """Variance of the mean over seeds and clusters drawn independently of each other.
+
+    What varies by both is in the variance by seeds and in that by clusters, and is taken off once;
+    it is the least that the whole can be.
+    """
+    rest = by_both - by_both.mean(0) - by_both.mean(1, keepdims=True) + by_both.mean()
+    seeds, clusters = by_both.shape
+    by_both_alone = (rest**2).sum() / ((seeds - 1) * (clusters - 1)) / rest.size
+    return max(by_either - by_both_alone, by_both_alone)
+
+
+def false_alarms(
+    seeds: int,
+    spreads: tuple[float, float, float],
+    resamples: int | None = 200,
+    worlds: int = 400,
+    level: float = 0.05,
+) -> float:
+    """Share of samples without any difference in which `estimate` has a p-value below the level.
+
+    Args:
+        seeds: of each sample, which has 60 users.
+        spreads: standard deviations by seed, by user, and by both together.
+        resamples: as in `estimate`.
+        worlds: how many samples.
+    """
+    rng, (by_seed, by_user, by_both) = np.random.default_rng(0), spreads
+    samples = (
+        by_seed * rng.normal(size=(worlds, seeds, 1))
+        + by_user * rng.normal(size=(worlds, 1, 60))
+        + by_both * rng.normal(size=(worlds, seeds, 60))
+    )
+    return float(np.mean([estimate(one, resamples=resamples).p < level for one in samples]))
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
@@ -220,7 +270,7 @@ def seed_difference(
 
 
 def _check(
-    values: np.ndarray, clusters: np.ndarray | None, confidence: float, resamples: int
+    values: np.ndarray, clusters: np.ndarray | None, confidence: float, resamples: int | None
 ) -> None:
     if values.ndim not in (1, 2):
         raise ConfigError(f"values must be [lists] or [seeds, lists], got shape {values.shape}")
@@ -231,7 +281,7 @@ def _check(
         )
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence must lie between 0 and 1, got {confidence}")
-    if resamples < 1:
+    if resamples is not None and resamples < 1:
         raise ConfigError(f"resamples must be at least 1, got {resamples}")
 
 

@@ -144,8 +144,9 @@ def _statistics(one: Verdict) -> dict[str, str]:
     facts = {"standard error": f"{found.error:.3g}, with {found.freedom:.1f} degrees of freedom"}
     if one.p is None:
         return facts
+    awaited = f", {one.awaited} of them not recorded yet and counted as 1" if one.awaited else ""
     return facts | {
-        "adjusted p-value": f"{one.p:.3g}, among {one.family} of this kind",
+        "adjusted p-value": f"{one.p:.3g}, among {one.family} of this kind{awaited}",
         "effect size": f"{found.size:+.2f} standard deviations of a list's difference",
     }
 
@@ -159,7 +160,7 @@ def _provenance(one: Verdict) -> dict[str, str]:
     dates = sorted(date[:10] for date in one.made("date"))
     return {
         "made": " to ".join(dict.fromkeys([dates[0], dates[-1]])),
-        "older than the rule": before,
+        "older than the rule or the claim's row": before,
         "test lists": f"{one.lists:,}" if one.lists else "",
         "data": ", ".join(one.fingerprints),
         "data differ": "; ".join(one.notes),

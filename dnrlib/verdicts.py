@@ -20,12 +20,16 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from dnrlib.claims import (
+    WHOLE,
     Claim,
     Rules,
+    claims_history,
+    judged_since,
     load_claims,
     load_rules,
+    number,
     rules_history,
-    standing_since,
+    share,
 )
 from dnrlib.errors import ConfigError
 from dnrlib.evidence import (
@@ -62,6 +66,8 @@ class Terms:
     level: float
     p: Mapping[str, float]
     """Adjusted."""
+    confidence: float = 0.95
+    """Of every interval."""
 
 
 class Judgement(NamedTuple):
@@ -84,8 +90,9 @@ class Verdict:
         p: the largest adjusted p-value that the rule looks at, of ``family`` p-values.
         family: how many p-values were adjusted together; 0 where the rule looks at none.
         origins: the runs and measurements.
-        before_rule: how many of them are older than the rule in its present wording; None where
-            git knows nothing of it.
+        before_rule: how many of them are older than the rule in its present wording or the row of
+            the claim; None where git knows nothing of them.
+        awaited: how many of ``family`` are not recorded yet and counted as 1.
     """
 
     claim: Claim
@@ -98,6 +105,7 @@ class Verdict:
     family: int = 0
     origins: Sequence[Origin] = ()
     before_rule: int | None = None
+    awaited: int = 0
 
     @property
     def runs(self) -> list[str]:
@@ -155,8 +163,11 @@ def verdicts(
 
     Raises:
         DataError: the claims or the rules cannot be read.
+        ConfigError: as `dnrlib.evidence.gathered`.
     """
-    return judged(gathered(Shelf(results, measurements, benchmarks), claims), claims=claims)
+    rules = load_rules()
+    shelf = Shelf(results, measurements, benchmarks)
+    return judged(gathered(shelf, claims, rules), rules, claims=claims)
 
 
 def judged(
@@ -174,10 +185,13 @@ def judged(
     """
     rules, claims = rules or load_rules(), claims or load_claims()
     adjusted, families = _adjusted(evidence, claims)
+    awaited: Counter[str] = Counter()
+    for id, one in evidence.items():
+        awaited[claims[id].kind] += one.awaited
     found = {}
     for id, one in evidence.items():
         claim, p = claims[id], {name: adjusted[id, name] for name in one.p}
-        terms = _terms(claim, claims, rules.family_level, tolerance_factor, p)
+        terms = _terms(claim, claims, rules, tolerance_factor, p)
         judgement = _judge(claim, one, terms)
         found[id] = Verdict(
             claim=claim,
@@ -189,7 +203,8 @@ def judged(
             p=max(p.values(), default=None),
             family=families[claim.kind] if p else 0,
             origins=one.origins,
-            before_rule=_before(claim.rule, one.origins),
+            before_rule=_before(claim, one.origins),
+            awaited=awaited[claim.kind] if p else 0,
         )
     return found
 
@@ -197,10 +212,16 @@ def judged(
 def _adjusted(
     evidence: Mapping[str, Evidence], claims: Mapping[str, Claim]
 ) -> tuple[dict[tuple[str, str], float], Counter[str]]:
-    """Every p-value, adjusted within the claims of one kind, and how many each kind has."""
+    """Every p-value, adjusted within the claims of one kind, and how many each kind has.
+
+    Those that are not recorded yet count as 1: Holm's procedure rejects no less when a p-value
+    falls, so that a difference which is told apart stays so, whatever else is recorded later.
+    """
     kinds: dict[str, dict[tuple[str, str], float]] = {}
     for id, one in evidence.items():
-        kinds.setdefault(claims[id].kind, {}).update({(id, name): p for name, p in one.p.items()})
+        waiting = {f"awaited {number}": 1.0 for number in range(one.awaited)}
+        own = {(id, name): p for name, p in (*one.p.items(), *waiting.items())}
+        kinds.setdefault(claims[id].kind, {}).update(own)
     adjusted: dict[tuple[str, str], float] = {}
     for family in kinds.values():
         adjusted |= holm(family)
@@ -216,32 +237,28 @@ def _judge(claim: Claim, evidence: Evidence, terms: Terms) -> Judgement:
 def _terms(
     claim: Claim,
     claims: Mapping[str, Claim],
-    level: float,
+    rules: Rules,
     factor: float,
     p: Mapping[str, float],
 ) -> Terms:
-    value = _number(claim.value)
+    value = _or_nan(number(claim.value))
     if claim.rule == "part":
-        value = round(_number(claims["ablation-full"].value) - value, 9)
-    tolerance = _number(claim.tolerance.removesuffix("%")) * factor
-    tolerance = tolerance / 100 if claim.tolerance.endswith("%") else tolerance
-    return Terms(value, tolerance, level, p)
+        value = round(_or_nan(number(claims[WHOLE].value)) - value, 9)
+    text = claim.tolerance
+    tolerance = _or_nan(share(text) if text.endswith("%") else number(text)) * factor
+    return Terms(value, tolerance, rules.family_level, p, rules.confidence)
 
 
-def _number(text: str) -> float:
-    """NaN where there is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+def _or_nan(found: float | None) -> float:
+    return float("nan") if found is None else found
 
 
-def _before(rule: str, origins: Sequence[Origin]) -> int | None:
-    """How many are older than the rule as it reads now."""
-    if not rules_history():
+def _before(claim: Claim, origins: Sequence[Origin]) -> int | None:
+    """How many are older than the rule as it reads now, or than the claim's row."""
+    if not rules_history() or not claims_history():
         return None
-    since = standing_since(rule)
-    return len(origins) if since is None else older_than(since.date, origins)
+    since = judged_since(claim)
+    return len(origins) if since is None else older_than(since, origins)
 
 
 def older_than(date: datetime, origins: Iterable[Origin]) -> int:
@@ -359,7 +376,9 @@ def _judge_closest(found: Sequence[Mapping[str, str]], terms: Terms) -> Judgemen
 
 
 def _judge_clusters(found: Silhouettes, terms: Terms) -> Judgement:
-    ours, theirs = over_seeds(found.reranker), over_seeds(found.retriever)
+    ours, theirs = (
+        over_seeds(values, terms.confidence) for values in (found.reranker, found.retriever)
+    )
     if ours.low > SUBSTANTIAL >= theirs.low:
         return Judgement(
             REPRODUCED, f"the reranker's silhouette lies above {SUBSTANTIAL}, the retriever's not"

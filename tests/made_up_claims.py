@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from dnrlib.claims import Claim, load_claims, load_rules, rules_history
+from dnrlib.claims import Claim, claims_history, load_claims, load_rules, rules_history
 
 
 def claim(id="made-up", **changed):
@@ -15,5 +15,5 @@ def claim(id="made-up", **changed):
 
 def forget():
     """Claims and rules are read once for each path, which means another file in another folder."""
-    for function in (load_claims, load_rules, rules_history):
+    for function in (load_claims, load_rules, rules_history, claims_history):
         function.cache_clear()

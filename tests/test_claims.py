@@ -3,14 +3,18 @@
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from dnrlib.claims import (
+    NEEDS,
     Claim,
+    claims_history,
     contradictions,
+    first_committed,
+    judged_since,
     load_claims,
     load_rules,
     paper_value,
@@ -81,7 +85,7 @@ rules:
   level: >-
     {level}
   count: Ours is the paper's.
-"""
+""" + "".join(f"  {name}: As is.\n" for name in NEEDS if name not in ("level", "count"))
 
 
 @pytest.fixture
@@ -114,6 +118,7 @@ def git(folder, *arguments):
 
 def clear():
     load_rules.cache_clear()
+    claims_history.cache_clear()
     rules_history.cache_clear()
 
 
@@ -121,7 +126,8 @@ def test_a_rule_stands_since_its_wording_did(history):
     assert [version.date.day for version in rules_history(history)] == [3, 2, 1]
     assert standing_since("level", history).date.day == 2
     assert standing_since("count", history).date.day == 1
-    assert load_rules(history).rules == {"level": "New.", "count": "Ours is the paper's."}
+    rules = load_rules(history).rules
+    assert (rules["level"], rules["count"]) == ("New.", "Ours is the paper's.")
 
 
 def test_what_is_not_committed_stands_since_never(history):
@@ -142,6 +148,129 @@ def test_without_the_whole_history_nothing_is_known(history, tmp_path):
     outside.mkdir(exist_ok=True)
     shutil.copy(history, outside)
     assert rules_history(outside / "rules.yml") == ()
+
+
+HEADER = ",".join(field.name for field in fields(Claim))
+ROW = "a,main,x,ml-1m,ndcg@6,4,points,a table,difference,full/a - full/b,50 %"
+
+
+def write_claims(path, *rows):
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    load_claims.cache_clear()
+    return path
+
+
+def test_a_claim_is_judged_since_its_row_and_its_rule_stand(history, tmp_path, monkeypatch):
+    path = tmp_path / "claims.csv"
+    for day, row in enumerate((ROW, ROW.replace("50 %", "60 %"), ROW.replace("x", "y")), 4):
+        write_claims(path, row)
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2020-01-0{day}T00:00:00+00:00")
+        git(tmp_path, "add", "claims.csv")
+        git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "text")
+    now = load_claims(path)["a"]
+    assert judged_since(now, history, path).day == 6
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "--amend",
+        "--allow-empty", "-m", "text")  # fmt: skip
+    write_claims(path, ROW.replace("x", "z"))
+    assert judged_since(load_claims(path)["a"], history, path).day == 6
+    for column, other in {
+        "rule": "relative", "evidence": "full/a - full/c", "tolerance": "70 %", "value": "5",
+        "metric": "auc", "dataset": "simulated",
+    }.items():  # fmt: skip
+        assert judged_since(replace(now, **{column: other}), history, path) is None
+    assert judged_since(replace(now, id="b"), history, path) is None
+    assert first_committed(path).day == 4
+    assert first_committed(tmp_path / "nosuch.csv") is None
+    assert first_committed(tmp_path / "nosuch/claims.csv") is None
+
+
+def test_a_rule_that_is_younger_than_the_row_counts(history, tmp_path, monkeypatch):
+    path = write_claims(tmp_path / "claims.csv", ROW)
+    for day, file in ((4, "claims.csv"), (8, "rules.yml")):
+        if file == "rules.yml":
+            history.write_text(history.read_text().replace("difference: As is", "difference: New"))
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2020-01-0{day}T00:00:00+00:00")
+        git(tmp_path, "add", file)
+        git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "text")
+    clear()
+    assert judged_since(load_claims(path)["a"], history, path).day == 8
+    assert judged_since(replace(load_claims(path)["a"], rule="level"), history, path) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("difference,", "diference,", "rule 'diference' is unknown: choose one of none, count"),
+        (" - full/b", "", "evidence 'full/a' is not what rule 'difference' looks at"),
+        ("full/b", "full/b - full/c", "write it as 'full/DNR-B - full/concat'"),
+        ("50 %", "two", "tolerance 'two': rule 'difference' needs a share such as '50 %'"),
+        ("50 %", "50", "needs a share"),
+        ("50 %", "-1 %", "not below zero"),
+        ("50 %", "nan %", "needs a share"),
+        ("50 %", "", "tolerance '': rule 'difference' needs a share"),
+        (",4,", ",abc,", "value 'abc' must be a number"),
+        (",4,", ",nan,", "value 'nan' must be a number"),
+        ("points", "pts", "unit 'pts' is unknown"),
+        ("points", "qualitative", "value '4' has unit qualitative"),
+        (",4,points", ",4.5,count", "a whole number"),
+        ("a,main", ",main", "has no id"),
+        ("difference,full/a - full/b,50 %", "level,full/a,2 %", "needs a number, without %"),
+        ("difference,full/a - full/b,50 %", "level,full/a,", "needs a number, without %"),
+        ("difference,full/a - full/b,50 %", "level,full/a - full/b,2", "what rule 'level' looks"),
+        (",4,points,a table,difference,full/a - full/b,50 %",
+         ",,points,a table,level,full/a,2", "value '' must be a number"),
+        ("difference,full/a - full/b,50 %", "at least,full/a,2", "'at least' has none"),
+        (",4,points,a table,difference,full/a - full/b,50 %",
+         ",0.5-0.3,range,a table,optimum,full/seed,", "value '0.5-0.3' must be a range"),
+        ("difference,full/a - full/b,50 %", "optimum,full/seed,", "value '4' must be a range"),
+        ("difference,full/a - full/b,50 %", "closest,a-noise/b,", "'closest' has no value"),
+        ("difference,", "part,", "rule 'part' needs a claim 'ablation-full'"),
+        (",50 %", "", "the row is too short"),
+        ("50 %", "50 %,more", "columns differ"),
+    ],
+)  # fmt: skip
+def test_a_row_that_its_rule_cannot_use_is_refused_with_its_line(tmp_path, old, new, told):
+    good = ROW.replace("a,main", "good,main")
+    path = write_claims(tmp_path / "claims.csv", good)
+    assert list(load_claims(path)) == ["good"]
+    assert old in ROW
+    with pytest.raises(DataError, match=told) as caught:
+        load_claims(write_claims(path, good, ROW.replace(old, new)))
+    assert caught.value.line == 3
+
+
+def test_of_two_rows_with_one_id_neither_wins(tmp_path):
+    path = write_claims(tmp_path / "claims.csv", ROW, ROW.replace("a,", "b,"), ROW)
+    with pytest.raises(DataError, match="line 4: claim 'a' is in line 2 already"):
+        load_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("family_level: 0.05", "family_level: 5", "family_level = 5: must be a number between"),
+        ("family_level: 0.05", "family_level: five", "family_level = 'five'"),
+        ("family_level: 0.05", "family_level: .nan", "family_level = nan"),
+        ("confidence: 0.95", "confidence: 95", "confidence = 95"),
+        ("confidence: 0.95", "confidence: true", "confidence = True"),
+        ("resamples: 2000", "resamples: 1", "resamples = 1: must be a whole number"),
+        ("resamples: 2000", "resamples: 2e3", "resamples = '2e3'"),
+        ("resamples: 2000", "resamples: null", "resamples = None"),
+        ("resamples: 2000", "resamples: 2000\nlevel: 3", "unknown constant level"),
+        ("part: As is.", "part: 3", "each needs its wording"),
+        ("  part: As is.\n", "", "has no rule part: the rules are none, count"),
+        ("  part:", "  parts: More.\n  part:", "has an unknown rule parts"),
+    ],
+)
+def test_constants_out_of_range_and_missing_rules_are_refused(tmp_path, old, new, told):
+    text, path = RULES.format(level="New."), tmp_path / "rules.yml"
+    path.write_text(text)
+    assert load_rules(path).family_level == 0.05
+    load_rules.cache_clear()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=told):
+        load_rules(path)
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "rules: 3", "rules: {}", "other: 1\nrules: {}"])

@@ -7,7 +7,7 @@ from worlds import make_lists
 
 from dnrlib import comparisons
 from dnrlib.errors import DataError
-from dnrlib.statistics import Interval
+from dnrlib.statistics import Interval, estimate
 
 EXPERIMENT = """
 base: {data: {dataset: simulated}, training: {beta: [1, 2]}}
@@ -72,6 +72,17 @@ def test_a_gain_is_first_minus_second_in_pairs():
     assert comparisons.gain([better], [worse], "auc").mean == pytest.approx(
         better.metrics["test"]["auc"] - worse.metrics["test"]["auc"]
     )
+
+
+def test_a_difference_is_an_estimate_with_the_given_confidence_and_resamples():
+    better, worse = ([record(name, seed) for seed in range(3)] for name in ("concat", "none"))
+    better = [record("concat", seed, quality=0.6) for seed in range(3)]
+    rows = comparisons.per_seed(better, "auc") - comparisons.per_seed(worse, "auc")
+    assert comparisons.difference(better, worse, "auc") == estimate(rows)
+    for given in ({"confidence": 0.8}, {"resamples": 50}, {"resamples": None}):
+        found = comparisons.difference(better, worse, "auc", **given)
+        assert found == estimate(rows, **given)
+        assert found != estimate(rows)
 
 
 def test_seeds_pair_whatever_the_order_of_the_records():

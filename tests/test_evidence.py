@@ -13,9 +13,9 @@ from made_up_records import make_record
 from worlds import make_lists
 
 from dnrlib import comparisons
-from dnrlib.claims import load_claims
-from dnrlib.errors import DataError
-from dnrlib.evidence import Cell, Shelf, _sweep
+from dnrlib.claims import load_claims, load_rules
+from dnrlib.errors import ConfigError, DataError
+from dnrlib.evidence import Cell, Shelf, _sweep, gathered
 from dnrlib.experiments import compute, load_experiment
 from dnrlib.identity import hash_of, plain
 from dnrlib.records import Record
@@ -142,13 +142,66 @@ def test_runs_that_are_missing_leave_nothing_to_judge(project):
     assert verdict_on(claim(evidence="small/DNR-B - small/none")).verdict == REPRODUCED
 
 
-def test_cells_that_no_experiment_has_leave_nothing_to_judge(project):
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"evidence": "small/nosuch - small/none"}, "choose one of DNR-B@simulated, concat@sim"),
+        ({"evidence": "small/concat@ml-1m - small/none"}, "small.yml has no such run"),
+        ({"evidence": "other/a - small/none"}, "no experiment 'other': choose one of moved, small"),
+        ({"metric": "ndgc@6 difference"}, "metric 'ndgc@6' is unknown: choose one of .*ndcg@6"),
+        ({"metric": ""}, "metric '' is unknown"),
+        ({"rule": "level", "evidence": "other/a"}, "no experiment 'other'"),
+        ({"rule": "optimum", "evidence": "moved/training.lamda_c", "value": "0.3-0.5"}, "lamda_c"),
+        ({"rule": "optimum", "evidence": "moved/training.noise", "value": "0.3-0.5"}, "numeric"),
+        ({"rule": "optimum", "evidence": "moved/training.epochs", "value": "0-1"}, "one setting"),
+        ({"rule": "optimum", "evidence": "moved/training.lambda_c", "value": "x"}, "a range"),
+        ({"rule": "count", "evidence": "ml-2m/users"}, "data set 'ml-2m' is unknown"),
+        ({"rule": "closest", "evidence": "small-noises/DNR-B"}, "measurement 'noises' is unknown"),
+        ({"rule": "closest", "evidence": "smal-noise/DNR-B"}, "no experiment 'smal'"),
+    ],
+)
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_there_is_not_is_told_from_what_is_not_run(project, fault, told, runs):
+    if runs:
+        small_runs()
+    with pytest.raises(ConfigError, match=f"claim 'made-up': .*{told}"):
+        verdict_on(claim(**fault))
+
+
+def test_intervals_have_the_confidence_and_the_resamples_of_the_rules(project):
     small_runs()
-    nothing = verdict_on(claim(evidence="small/nosuch - small/none"))
-    assert (nothing.verdict, nothing.reason[-60:]) == (
-        UNTESTABLE, "0 of 0 runs are recorded: `dnr reproduce --experiment small`"[-60:],
-    )  # fmt: skip
-    assert "no such experiment" in verdict_on(claim(evidence="other/a - small/none")).reason
+    rules = load_rules()
+    cases = {
+        "difference": "small/concat - small/none",
+        "relative": "small/concat - small/none",
+        "level": "small/concat",
+    }
+    for rule, cells in cases.items():
+        claims = {"a": claim("a", rule=rule, evidence=cells)}
+        usual, wider, fewer, two_way = (
+            gathered(claims=claims, rules=replace(rules, **changed))["a"].found
+            for changed in ({}, {"confidence": 0.999}, {"resamples": 20}, {"resamples": None})
+        )
+        assert wider.high - wider.low > 1.5 * (usual.high - usual.low)
+        assert len({one.error for one in (usual, fewer, two_way)}) == 3
+    for what in ("clusters", "narrower"):
+        shutil.copytree(ROOT / "measurements", "measurements", dirs_exist_ok=True)
+        Path("experiments/seeds.yml").touch()
+        claims = {"a": claim("a", rule=what, evidence="seeds-embeddings/DNR-B")}
+        texts = {
+            gathered(claims=claims, rules=replace(rules, confidence=level))["a"].ours
+            for level in (0.5, 0.95)
+        }
+        assert len(texts) == 2
+
+
+def test_missing_runs_leave_their_p_values_awaited(project):
+    claims = {"a": claim("a"), "b": replace(BEST, id="b"), "c": claim("c", rule="gain below")}
+    claims["d"] = claim("d", rule="level", evidence="small/concat")
+    waiting = {id: one.awaited for id, one in gathered(claims=claims).items()}
+    assert waiting == {"a": 1, "b": 2, "c": 0, "d": 0}
+    small_runs()
+    assert verdicts(claims=claims)["a"].family == 3
 
 
 def test_another_data_set_is_said_with_its_note(project):
@@ -246,18 +299,30 @@ def test_counts_and_worlds_are_read(project):
     )
     assert verdict_on(counted).verdict == REPRODUCED
     assert redo(verdict_on(counted)) == ["dnr measure counts"]
-    assert verdict_on(replace(counted, evidence="other/users")).verdict == UNTESTABLE
+    assert verdict_on(replace(counted, evidence="simulated/users")).verdict == UNTESTABLE
+    with pytest.raises(ConfigError, match="'user' was not measured: choose one of users"):
+        verdict_on(replace(counted, evidence="ml-1m/user"))
     exact = claim(
         rule="identity", evidence="worlds/direct", value="0", tolerance="1e-9", unit="nats"
     )
     found = verdict_on(exact)
     assert (found.verdict, found.ours) == (REPRODUCED, "at most 2e-12 nats")
     assert found.runs == ["2 random worlds"]
+    with pytest.raises(ConfigError, match="claim 'made-up': 'direkt' was not measured"):
+        verdict_on(replace(exact, evidence="worlds/direkt"))
     slope = replace(exact, rule="independent", evidence="worlds/l1")
     assert verdict_on(slope).verdict == CONTRADICTED
 
 
+def test_a_method_that_a_measurement_lacks_is_named(project):
+    shutil.copytree(ROOT / "measurements", "measurements")
+    Path("experiments/seeds.yml").touch()
+    with pytest.raises(ConfigError, match="no run of 'DNR-X': choose one of .*DNR-B"):
+        verdict_on(claim(rule="closest", evidence="seeds-noise/DNR-X"))
+
+
 def test_measurements_and_benchmarks_that_are_missing_leave_nothing_to_judge(project):
+    Path("experiments/seeds.yml").touch()
     for rule, evidence in {
         "count": "ml-1m/users", "identity": "worlds/direct", "closest": "seeds-noise/DNR-B",
         "narrower": "seeds-embeddings/DNR-B", "clusters": "seeds-embeddings/DNR-B",

@@ -13,6 +13,7 @@ from dnrlib.statistics import (
     Interval,
     equivalence,
     estimate,
+    false_alarms,
     holm,
     mean_interval,
     paired_difference,
@@ -303,6 +304,51 @@ def test_an_estimate_covers_what_it_says_whatever_varies(seeds, users, rest, man
     assert np.mean([one.p < 0.05 for one in found]) == pytest.approx(1 - covered, abs=1e-9)
 
 
+def test_the_two_way_variance_is_that_of_the_mean():
+    """Over many samples, and never below what varies by seed and user together."""
+    rng = np.random.default_rng(0)
+    samples = 0.3 * rng.normal(size=(2000, 4, 1)) + 0.5 * rng.normal(size=(2000, 1, 30))
+    samples = samples + rng.normal(size=(2000, 4, 30))
+    errors = np.array([estimate(values, resamples=None).error for values in samples])
+    assert np.mean(errors**2) == pytest.approx(0.09 / 4 + 0.25 / 30 + 1 / 120, rel=0.05)
+    bare = normal(4, 30)
+    bare = bare - bare.mean(0) - bare.mean(1, keepdims=True) + bare.mean()
+    assert estimate(bare, resamples=None).error ** 2 == pytest.approx((bare**2).sum() / 87 / 120)
+
+
+def test_the_two_way_variance_of_one_seed_and_of_seeds_alone_is_students():
+    values = normal(60) + 0.3
+    found, theirs = estimate(values, resamples=None), scipy.stats.ttest_1samp(values, 0)
+    assert ends(found) == pytest.approx(tuple(theirs.confidence_interval()))
+    assert found.p == pytest.approx(theirs.pvalue)
+    of_seed = np.array([0.1, 0.5, 0.2, 0.6])
+    found = estimate(of_seed[:, None] + np.zeros(30), resamples=None)
+    theirs = scipy.stats.ttest_1samp(of_seed, 0)
+    assert ends(found) == pytest.approx(tuple(theirs.confidence_interval()))
+
+
+def test_the_two_way_variance_counts_users_and_not_their_lists():
+    values, users = normal(3, 40), np.arange(40)
+    alone = estimate(values, resamples=None)
+    copied = estimate(values.repeat(9, axis=1), users.repeat(9), resamples=None)
+    assert copied.error == pytest.approx(alone.error)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_false_alarms_are_as_many_as_the_docstring_says(seeds):
+    for spreads in ((1, 0, 0.5), (0.1, 1, 0)):
+        assert 0.03 < false_alarms(seeds, spreads) < 0.085
+        assert 0.03 < false_alarms(seeds, spreads, None) < 0.095
+    for spreads in ((0, 0, 1), (0.1, 0.5, 1)):
+        assert false_alarms(seeds, spreads) <= 0.03
+        assert 0.02 <= false_alarms(seeds, spreads, None) < 0.095
+
+
+def test_what_differs_is_no_false_alarm():
+    assert false_alarms(3, (0, 0, 1), level=1.0) == 1
+    assert false_alarms(3, (0, 0, 1), level=0.0) == 0
+
+
 def made_up(mean, error, freedom=10.0):
     return Estimate(mean, mean - error, mean + error, 9, 0, error, freedom, 0.5, 0.1, 3)
 
@@ -316,6 +362,13 @@ def test_holm_by_hand():
     assert list(found) == ["a", "b", "c", "d"]
     assert holm({}) == {}
     assert holm({"alone": 0.04}) == {"alone": 0.04}
+
+
+def test_where_nothing_differs_holm_seldom_tells_anything_apart():
+    """A family of which no difference exists: in 5 % of families one is told apart."""
+    families = np.random.default_rng(0).uniform(size=(4000, 6))
+    told = [min(holm(dict(enumerate(family))).values()) < 0.05 for family in families]
+    assert np.mean(told) == pytest.approx(0.05, abs=tolerance(4000))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

@@ -95,6 +95,10 @@ def test_the_details_hold_what_makes_a_verdict():
         "2,000", "run.0", "run.1", "dnr reproduce --experiment full", "2020-01-02",
     ):  # fmt: skip
         assert words in text
+    waiting = replace(FOUND["gain"], family=3, awaited=1)
+    told = Tags(verdict_details({"gain": waiting}, RULES).html).text
+    assert "0.02, among 3 of this kind, 1 of them not recorded yet and counted as 1" in told
+    assert "not recorded yet" not in text
     unknown = replace(FOUND["gain"], before_rule=None)
     assert "git's history is not here" in Tags(verdict_details({"gain": unknown}, RULES).html).text
 

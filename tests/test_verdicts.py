@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_up_claims import claim, forget
 from rich.console import Console
 
@@ -275,11 +277,13 @@ def test_a_part_is_told_as_what_is_missing_to_the_whole():
 def test_terms_are_in_the_papers_unit():
     claims = {"ablation-full": claim(value="77.12", rule="level", tolerance="2")}
     part = claim(value="76.90", rule="part", tolerance="50 %")
-    found = verdicts._terms(part, claims, 0.05, 1.0, {})
+    other = replace(ROOT_RULES, family_level=0.1, confidence=0.9)
+    found = verdicts._terms(part, claims, other, 1.0, {})
     assert (found.value, found.tolerance) == (0.22, 0.5)
-    wider = verdicts._terms(claims["ablation-full"], claims, 0.05, 2.0, {})
+    assert (found.level, found.confidence) == (0.1, 0.9)
+    wider = verdicts._terms(claims["ablation-full"], claims, other, 2.0, {})
     assert (wider.value, wider.tolerance) == (77.12, 4)
-    ranged = verdicts._terms(claim(value="0.3-0.5", unit="range"), claims, 0.05, 1.0, {})
+    ranged = verdicts._terms(claim(value="0.3-0.5", unit="range"), claims, other, 1.0, {})
     assert math.isnan(ranged.value)
 
 
@@ -302,6 +306,54 @@ def test_p_values_are_adjusted_within_a_kind():
 ROOT_RULES = load_rules(ROOT / "data/rules.yml")
 
 
+def of_p(**p):
+    return {
+        id: Evidence(awaited=1, missing="not run")
+        if value is None
+        else Evidence(found=interval(1, 2), p={"difference": value})
+        for id, value in p.items()
+    }
+
+
+def test_comparisons_that_are_not_recorded_count_as_one():
+    claims = {id: claim(id) for id in "abc"}
+    found = judged(of_p(a=0.02, b=None, c=None), ROOT_RULES, claims=claims)
+    assert [found[id].verdict for id in "abc"] == [NOT, UNTESTABLE, UNTESTABLE]
+    assert found["a"].p == pytest.approx(0.06)
+    assert (found["a"].family, found["a"].awaited) == (3, 2)
+    complete = judged(of_p(a=0.02, b=0.5, c=1.0), ROOT_RULES, claims=claims)
+    assert (complete["a"].p, complete["a"].awaited) == (found["a"].p, 0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.data())
+def test_what_is_told_apart_stays_so_when_more_is_recorded(values, data):
+    claims = {str(place): claim(str(place)) for place in range(len(values))}
+    whole = dict(zip(claims, values, strict=True))
+    part = {id: p if data.draw(st.booleans()) else None for id, p in whole.items()}
+    first, last = (judged(of_p(**p), ROOT_RULES, claims=claims) for p in (part, whole))
+    held = {id for id, one in first.items() if one.verdict == REPRODUCED}
+    assert held <= {id for id, one in last.items() if one.verdict == REPRODUCED}
+
+
+def test_a_wider_interval_meets_more():
+    """What the page Claims says of fewer lists and seeds."""
+    narrow, wide = interval(7, 8), interval(5, 10)
+    assert word("level", narrow, 4, 2) == NOT
+    assert word("level", wide, 4, 2) == REPRODUCED
+    assert word("difference", narrow, 4, 0.5, difference=0.01) == DIRECTION
+    assert word("difference", wide, 4, 0.5, difference=0.01) == REPRODUCED
+
+
+def test_the_confidence_of_the_rules_is_that_of_intervals_over_seeds():
+    found = Silhouettes(np.array([0.26, 0.3, 0.34]), np.array([0.1, 0.1, 0.1]))
+    evidence, claims = {"a": Evidence(found=found)}, {"a": claim(rule="clusters")}
+    words = [
+        judged(evidence, replace(ROOT_RULES, confidence=level), claims=claims)["a"].verdict
+        for level in (0.5, 0.99)
+    ]
+    assert words == [REPRODUCED, DIRECTION]
+
+
 def test_a_wider_tolerance_changes_a_verdict():
     claims = {"a": claim(rule="level", value="72", tolerance="2")}
     evidence = {"a": Evidence(found=interval(75, 76))}
@@ -311,18 +363,19 @@ def test_a_wider_tolerance_changes_a_verdict():
 
 def test_runs_before_the_rule_are_counted(monkeypatch):
     monkeypatch.setattr(verdicts, "rules_history", lambda: ("something",))
+    monkeypatch.setattr(verdicts, "claims_history", lambda: ("something",))
     now = datetime(2030, 1, 1, tzinfo=timezone.utc)
     runs = [
         Origin("run", "experiments/x.yml", {"date": (now + timedelta(days=day)).isoformat()})
         for day in (-2, -1, 1)
     ]
-    version = type("Version", (), {"date": now})
-    monkeypatch.setattr(verdicts, "standing_since", lambda rule: version)
-    assert verdicts._before("level", runs) == 2
-    monkeypatch.setattr(verdicts, "standing_since", lambda rule: None)
-    assert verdicts._before("level", runs) == 3
-    monkeypatch.setattr(verdicts, "rules_history", tuple)
-    assert verdicts._before("level", runs) is None
+    monkeypatch.setattr(verdicts, "judged_since", lambda claim: now)
+    assert verdicts._before(claim(), runs) == 2
+    monkeypatch.setattr(verdicts, "judged_since", lambda claim: None)
+    assert verdicts._before(claim(), runs) == 3
+    for history in ("claims_history", "rules_history"):
+        monkeypatch.setattr(verdicts, history, tuple)
+        assert verdicts._before(claim(), runs) is None
 
 
 # For people -------------------------------------------------------------------------------
@@ -332,6 +385,7 @@ def test_every_claim_of_the_paper_has_a_verdict_that_is_printed(tmp_path, monkey
     (tmp_path / "data").mkdir()
     for name in ("rules.yml", "claims.csv"):
         shutil.copy(ROOT / "data" / name, tmp_path / "data")
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
     found = verdicts.verdicts()
     assert len(found) == len(load_claims())
