@@ -225,12 +225,22 @@ def _rates_of(kinds: dict[str, Work], place: Place) -> dict[str, Rates | str]:
         # The last once more for each other worker: it too is measured while all are at work.
         tasks += tasks[-1:] * (place.workers - 1)
         with _pool(place.workers) as pool:
-            measured = list(pool.map(_rates_or_why, tasks, [place] * len(tasks)))
-        for (key, work), outcome in zip(missing.items(), measured, strict=False):
-            known[key] = outcome
-            if isinstance(outcome, Rates):
-                keep_rates(work, place, outcome)
+            measured = pool.map(_rates_or_why, tasks, [place] * len(tasks))
+            # Each is kept as it comes, so that a plan that is stopped goes on from there.
+            for number, (key, outcome) in enumerate(zip(missing, measured, strict=False), start=1):
+                known[key] = outcome
+                if isinstance(outcome, Rates):
+                    keep_rates(missing[key], place, outcome)
+                print(f"[{number}/{len(missing)}] {_kind(missing[key])}", file=sys.stderr)
     return known
+
+
+def _kind(work: Work) -> str:
+    """A few words for people; two kinds can have the same."""
+    return (
+        f"{work.reranker}, noise {work.training.noise}, generator {work.training.generator}, "
+        f"{work.sizes.items:,} items, batches of {work.batch}"
+    )
 
 
 def _rates_or_why(work: Work, place: Place) -> Rates | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import reduce
@@ -475,19 +475,39 @@ def load_experiment(
     Raises:
         DataError: there is no such file, it is not an experiment, or a run that it is tuned on
             has no record.
-        ConfigError: it has an unknown parameter or value.
+        ConfigError: it has an unknown parameter or value, is tuned on itself, or comes to no run.
     """
-    path = (folder or EXPERIMENTS) / f"{name}.yml"
+    return _load(name, folder or EXPERIMENTS, results, ())
+
+
+def _load(
+    name: str, folder: Path, results: Path | None, asking: tuple[str, ...]
+) -> list[RunConfig]:
+    """As `load_experiment`; ``asking`` are the experiments that are tuned on this one."""
+    path = folder / f"{name}.yml"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yml"))) or "none"
         raise DataError(path, f"no such experiment; there are: {known}")
     try:
+        if name in asking:
+            raise ConfigError(
+                f"tuned.experiment: {' is tuned on '.join((*asking, name))}, so that there is "
+                "nothing to begin with; name an experiment with a `base`"
+            )
         content = yaml.safe_load(path.read_text("utf-8"))
-        tuned = content.get("tuned")
-        bases = _tuned(**tuned, folder=folder, results=results) if tuned else [content["base"]]
+        _refuse_unknown(content, ("base", "tuned", "grid"))
+        if {"base", "tuned"} <= content.keys():
+            raise ConfigError("`base` counts for nothing beside `tuned`: delete one of them")
+        bases = (
+            [content["base"]]
+            if "tuned" not in content
+            else _tuned(content["tuned"], folder, results, (*asking, name))
+        )
         grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
         points = (point for grid in grids for base in bases for point in _points(base, grid))
         configs = [run_config(point) for point in points]
+        if not configs:
+            raise ConfigError("comes to no run: give every list of `grid` at least one value")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
@@ -508,20 +528,22 @@ def _points(base: Any, grid: Any) -> Iterator[dict[str, Any]]:
         yield reduce(merge, map(nested, grid, values), dict(base))
 
 
+def _refuse_unknown(given: Any, known: Sequence[str], where: str = "") -> None:
+    for name in given.keys() - {*known}:
+        raise ConfigError(f"unknown parameter {where}{name}: choose one of {', '.join(known)}")
+
+
 def _tuned(
-    experiment: str,
-    settings: list[str],
-    folder: Path | None,
-    results: Path | None,
-    only: Mapping[str, list[str]] | None = None,
+    tuned: Any, folder: Path, results: Path | None, asking: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """The settings of the best run, by validation, of each case of an experiment."""
+    _refuse_unknown(tuned, ("experiment", "settings", "only"), "tuned.")
+    experiment, settings = tuned["experiment"], tuned["settings"]
+    configs = _only(_load(experiment, folder, results, asking), tuned.get("only", {}), experiment)
+    _check_settings(settings, configs, experiment)
     records = newest(results)
     best: dict[str, tuple[float, dict[str, Any]]] = {}
-    wanted = (only or {}).items()
-    for config in load_experiment(experiment, folder, results):
-        if not all(getattr(config, name) in values for name, values in wanted):
-            continue
+    for config in configs:
         record = records.get(hash_of(config))
         if record is None:
             raise DataError(
@@ -534,6 +556,52 @@ def _tuned(
         found = record.metrics["validation"]["ndcg@6"], plain(config)
         best[case] = max(best.get(case, found), found, key=lambda pair: pair[0])
     return [config for _, config in best.values()]
+
+
+def _only(configs: list[RunConfig], only: Any, experiment: str) -> list[RunConfig]:
+    """The runs with one of the values of each of reranker and method that is given."""
+    _refuse_unknown(only, ("reranker", "method"), "tuned.only.")
+    for name, values in only.items():
+        if not isinstance(values, list):
+            raise ConfigError(f"tuned.only.{name} = {values!r}: must be a list, as in [{values}]")
+        known = dict.fromkeys(getattr(config, name) for config in configs)
+        if other := [str(value) for value in values if value not in known]:
+            raise ConfigError(
+                f"tuned.only.{name}: no run of {experiment} has {', '.join(other)}; choose from "
+                f"{', '.join(known)}"
+            )
+    kept = [
+        config
+        for config in configs
+        if all(getattr(config, name) in values for name, values in only.items())
+    ]
+    if not kept:
+        raise ConfigError(f"tuned.only leaves no run of {experiment}: name what one run has")
+    return kept
+
+
+def _check_settings(settings: Any, configs: Sequence[RunConfig], experiment: str) -> None:
+    """Each must be one of some run: else every run would be a case of its own, the best of one."""
+    if not isinstance(settings, list) or not settings:
+        raise ConfigError(
+            f"tuned.settings = {settings!r}: must be a list, as in [training.learning_rate]"
+        )
+    values = [asdict(config) for config in configs]
+    for path in settings:
+        if not any(_has(one, path) for one in values):
+            raise ConfigError(
+                f"tuned.settings: no run of {experiment} has the setting {path}; give whole "
+                "names, as in training.learning_rate"
+            )
+
+
+def _has(settings: Any, path: str) -> bool:
+    """Whether there is such a setting in nested ones."""
+    for name in path.split("."):
+        if not isinstance(settings, Mapping) or name not in settings:
+            return False
+        settings = settings[name]
+    return True
 
 
 def newest(results: Path | None = None) -> dict[str, Record]:

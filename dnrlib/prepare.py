@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dnrlib.calibration import calibrated
 from dnrlib.data import SimulatedWorld, Source, load, stages
+from dnrlib.data.prepare import POSITIVE
 from dnrlib.data.steps import raw_ids, to_log
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.files import replacing
@@ -59,8 +60,8 @@ class DataConfig:
     candidates: int = 50
     history: int = 20
     list_length: int = 6
-    positive: float = 3.0
-    """The lowest rating that counts as liked."""
+    positive: float = POSITIVE
+    """The lowest rating that counts as liked; not to be changed where feedback says what is."""
     core: int = 0
     """The k of the k-core; 0 is what is customary for the data set (20 for MovieLens)."""
     folds: int = 5

@@ -14,14 +14,19 @@ from torch import Tensor
 
 from dnrlib.errors import DataError
 from dnrlib.files import replacing
-from dnrlib.metrics import pack, per_list, unpack
+from dnrlib.metrics import pack, per_list, summarise, unpack
 
 RESULTS = Path("results")
+ROUNDING = 1e-6
+"""A mean over lists is the same number if it differs by no more than this."""
 
 
 @dataclass(frozen=True)
 class Record:
     """What a finished run was and what came out.
+
+    The test metrics can be checked against the ranking of the test lists (`contradictions`). Those
+    on validation lists and ``auc_pooled`` cannot: to check them, do the run again.
 
     Args:
         run: its name, with the hash of its identity at the end.
@@ -71,6 +76,18 @@ class Record:
         """Every metric of every test list; runs on the same lists pair up row by row."""
         return per_list(*self.ranked(), k)
 
+    def contradictions(self) -> dict[str, tuple[float, float]]:
+        """Test metric -> what the record says (NaN: nothing) and what its own ranking gives.
+
+        Only where the two are not the same number, so that of a sound record it is empty.
+        """
+        said = self.metrics["test"]
+        pairs = {
+            name: (said.get(name, math.nan), mean)
+            for name, mean in summarise(*self.ranked()).items()
+        }
+        return {name: pair for name, pair in pairs.items() if not _same(*pair)}
+
     def save(self, folder: Path | None = None) -> Path:
         """Write ``folder``/``run``.json; the file appears only when all is written."""
         path = (folder or RESULTS) / f"{self.run}.json"
@@ -107,6 +124,11 @@ def load_records(folder: Path | None = None) -> Iterator[Record]:
     """All records below a folder, in the order of their names."""
     for path in sorted((folder or RESULTS).rglob("*.json")):
         yield Record.load(path)
+
+
+def _same(a: float, b: float) -> bool:
+    """Whether both are undefined or the same number."""
+    return (math.isnan(a) and math.isnan(b)) or abs(a - b) <= ROUNDING
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from dnrlib.experiments import RUNS, RunConfig, compute, newest, run_name
 from dnrlib.identity import from_dict, hash_of
 from dnrlib.measurements import SAME_RUN
 from dnrlib.prepare import prepare
-from dnrlib.records import RESULTS, Record
+from dnrlib.records import RESULTS, ROUNDING, Record
 from dnrlib.training import Progress
 from dnrlib.units import duration
 
@@ -32,8 +32,7 @@ METRICS = (
     "auc_shown_vs_rest",
 )  # fmt: skip
 """What of a run is compared with its record: means over the test lists."""
-ROUNDING = 1e-6
-"""A mean over lists is the same number if it differs by no more than this."""
+CONTRADICTION = "contradiction"
 COVERAGE = 0.99
 """Share of the pairs of runs with different seeds whose difference is within the tolerance."""
 LEAST_FREEDOM = 4
@@ -238,7 +237,13 @@ class Again:
         return now - then
 
     def verdict(self, metric: str = "ndcg@6") -> str:
-        """``same`` number, ``within`` the tolerance or ``outside`` of it; ``-`` where undefined."""
+        """``same`` number, ``within`` the tolerance or ``outside`` of it; ``-`` where undefined.
+
+        `CONTRADICTION` where the record says another number than its own ranking gives, of which
+        verdicts and tables are made: it then holds of nothing.
+        """
+        if metric in self.recorded.contradictions():
+            return CONTRADICTION
         off = abs(self.difference(metric))
         if math.isnan(off):
             return "-"
@@ -248,8 +253,9 @@ class Again:
 
     @property
     def holds(self) -> bool:
-        """Whether no metric is outside its tolerance."""
-        return all(self.verdict(metric) != "outside" for metric in self.tolerance)
+        """Whether no metric is outside its tolerance, and the record agrees with its ranking."""
+        fits = all(self.verdict(metric) != "outside" for metric in self.tolerance)
+        return fits and not self.recorded.contradictions()
 
 
 def again(
@@ -266,10 +272,16 @@ def again(
     Args:
         results: the folder of records from which the tolerance is taken, by default results/.
         runs: the folder of checkpoints, by default runs/.
+        on_progress: told how training goes.
+        say: told what is being done, and first of all if the record contradicts itself.
 
     Raises:
         ConfigError, DataError, TrainingError: as preparing and training do.
     """
+    for metric, (said, ranked) in record.contradictions().items():
+        say(
+            f"The record contradicts itself: {metric} is {said:.6f}, its ranking gives {ranked:.6f}"
+        )
     config = from_dict(RunConfig, record.config)
     lists = prepare(config.data, say=say)
     folder = (runs or RUNS) / "again" / run_name(config, lists)

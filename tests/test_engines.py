@@ -240,7 +240,11 @@ def test_a_plan_measures_what_is_not_known_once_and_says_what_cannot_be(tmp_path
     assert first == again
     assert first.seconds > 0
     assert impossible == "not known: dim = 8 is not a multiple of heads = 3"
-    assert "Measuring 2 kinds of runs" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "Measuring 2 kinds of runs" in said
+    assert [line.split(",")[0] for line in said.splitlines() if line.startswith("[")] == [
+        "[1/2] prm", "[2/2] prm",
+    ]  # fmt: skip
     assert plan(configs[::2], 2) == [first, again]
     assert "Measuring" not in capfd.readouterr().err
 

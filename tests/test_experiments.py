@@ -448,7 +448,7 @@ def test_an_experiment_takes_the_settings_that_are_best_on_validation_lists(tmp_
 def test_an_experiment_takes_only_the_methods_that_it_asks_for(tmp_path):
     tuning(tmp_path, FOUND)
     path = tmp_path / "experiments/chosen.yml"
-    only = "only: {method: [concat], reranker: [prm, pier]}"
+    only = "only: {method: [concat], reranker: [prm]}"
     path.write_text(
         f"tuned: {{experiment: some, settings: [training.learning_rate], {only}}}\n"
         "grid: [{seed: [3]}, {seed: [0, 3], data.protocol: [retrieved]}]"
@@ -460,8 +460,48 @@ def test_an_experiment_takes_only_the_methods_that_it_asks_for(tmp_path):
         ("concat", 0.2, "retrieved", 3),
     ]
     path.write_text(path.read_text().replace("method:", "nosuch:"))
-    with pytest.raises(DataError, match="nosuch"):
+    with pytest.raises(ConfigError, match=r"tuned\.only\.nosuch: choose one of reranker, method"):
         load_experiment("chosen")
+
+
+TUNED = "tuned: {experiment: some, settings: [training.learning_rate]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TUNED + "}\nbase: {}", "`base` counts for nothing beside `tuned`: delete one"),
+        (TUNED + "}\nonly: {method: [concat]}", "unknown parameter only: choose one of base, t"),
+        (TUNED + ", olny: {}}", r"parameter tuned\.olny: choose one of experiment, settings, only"),
+        (TUNED + ", only: {method: concat}}", r"method = 'concat': must be a list, as in \[conc"),
+        (TUNED + ", only: {method: [concta, x]}}", "no run of some has concta, x; choose from n"),
+        (TUNED + ", only: {method: []}}", "leaves no run of some"),
+        ("tuned: {experiment: some, settings: [training.learning_rat]}", "has the setting trai"),
+        ("tuned: {experiment: some, settings: [learning_rate]}", "has the setting learning_rate"),
+        ("tuned: {experiment: some, settings: [seed.x]}", "has the setting seed.x"),
+        ("tuned: {experiment: some, settings: seed}", "settings = 'seed': must be a list, as in"),
+        ("tuned: {experiment: some, settings: []}", "must be a list, as in"),
+        ("tuned: {experiment: chosen, settings: [seed]}", "chosen is tuned on chosen, so that"),
+        ("tuned: {experiment: circle, settings: [seed]}", "chosen is tuned on circle is tuned on"),
+    ],
+)
+def test_tuning_that_would_be_ignored_or_endless_is_refused(tmp_path, text, message):
+    tuning(tmp_path, FOUND)
+    (tmp_path / "experiments/chosen.yml").write_text(text + "\ngrid: {seed: [0]}")
+    circle = "tuned: {experiment: chosen, settings: [seed]}\ngrid: {seed: [0]}"
+    (tmp_path / "experiments/circle.yml").write_text(circle)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_experiment("chosen")
+    assert str(error.value).startswith("experiments/chosen.yml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_setting_that_only_some_runs_have_and_one_with_its_default_can_be_tuned(tmp_path):
+    tuning(tmp_path, FOUND)
+    path = tmp_path / "experiments/chosen.yml"
+    for setting in ("options.score_use", "data.calibration", "training"):
+        path.write_text(f"tuned: {{experiment: some, settings: [{setting}]}}\ngrid: {{seed: [0]}}")
+        assert load_experiment("chosen")
 
 
 def test_of_several_grids_each_is_done_for_all_methods_before_the_next(tmp_path):
@@ -507,6 +547,9 @@ def test_a_run_s_name_says_which_reranker_it_is():
         ("tuned: {experiment: some}\ngrid: {seed: [1]}", DataError, "not an experiment.*settings"),
         ("base: {}\ngrid: {seed: 3}", DataError, "a value of `grid` is not a list"),
         ("base: {}\ngrid: {data.dataset: ml-1m}", DataError, "a value of `grid` is not a list"),
+        ("base: {}\ngrid: {seed: []}", ConfigError, "some.yml: comes to no run: give every list"),
+        ("base: {}\ngrid: []", ConfigError, "some.yml: comes to no run"),
+        ("base: {}\ngird: {seed: [1]}", ConfigError, "some.yml: unknown parameter gird: choose"),
         ("base: {x: 1}\ngrid: {seed: [1]}", ConfigError, "some.yml: unknown parameter x"),
         ("base: {}\ngrid: {training.x: [1]}", ConfigError, "some.yml: unknown parameter training"),
         ("base: {}\ngrid: {method: [x]}", ConfigError, "some.yml: method 'x' is unknown"),

@@ -110,12 +110,15 @@ def test_another_feedback_is_refused_with_the_choices(tmp_path, feedback):
     assert repr(feedback) in str(error.value)
 
 
-def test_what_source_says_is_positive_goes_before_the_argument(tmp_path):
+def test_what_feedback_says_is_positive_cannot_be_moved_by_the_argument(tmp_path):
     lines = [line(user, item, item) for user in (1, 2) for item in range(12)]
     lines[3] = line(1, 3, 3, is_click=1)
     source = read(PURE, make_folder(tmp_path, {LATE: log(*lines)}))
-    for positive in (0.0, 3.0):
-        assert prepare_log(source, core=1, positive=positive).label.nonzero().tolist() == [[3]]
+    assert prepare_log(source, core=1).label.nonzero().tolist() == [[3]]
+    assert prepare_log(source, core=1, positive=3.0).label.nonzero().tolist() == [[3]]
+    for positive in (0.0, 1.0, 4.0):
+        with pytest.raises(ConfigError, match=r"kuairand-pure's feedback.*leave positive at 3,"):
+            prepare_log(source, core=1, positive=positive)
 
 
 def test_the_first_exposure_in_time_is_kept_and_the_others_are_counted(tmp_path):

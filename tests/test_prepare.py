@@ -86,6 +86,16 @@ def test_every_field_that_matters_makes_other_lists(monkeypatch, tmp_path):
         assert len(files(tmp_path)) == number, name
 
 
+def test_what_counts_as_liked_cannot_be_moved_where_feedback_says_it(monkeypatch, tmp_path):
+    source = replace(WORLD().source(), positive=4.0)
+    monkeypatch.setattr(module, "load", lambda name, feedback: source)
+    assert len(prepare(BASE)) > 0
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match=r"positive = 4: simulated's feedback says .*leave pos"):
+        prepare(replace(BASE, positive=4.0))
+    assert files(tmp_path) == before
+
+
 def test_other_data_and_other_code_make_other_lists(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_make", lambda *args: make_lists())
     prepare(BASE)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from made_up_records import make_record
 from worlds import field_of, make_lists
 
 from dnrlib.errors import ConfigError, DataError
-from dnrlib.metrics import per_list
-from dnrlib.records import Record, load_records
+from dnrlib.metrics import per_list, summarise
+from dnrlib.records import Record, load_records, ranked_record
 
 
 def test_a_record_comes_back_as_it_went(tmp_path):
@@ -37,6 +38,45 @@ def test_the_means_follow_from_the_packed_rankings(tmp_path):
         assert float(values.nanmean()) == pytest.approx(record.metrics["test"][name], abs=0)
         share = float((~values.isnan()).double().mean())
         assert record.metrics["test"][f"{name}:defined"] == share
+
+
+def falsified(record):
+    """The record with each liked candidate of its test lists moved up by one place."""
+    labels, shown = record.ranked()
+    return replace(record, **ranked_record(labels.roll(-1, 1), shown.roll(-1, 1)))
+
+
+def test_a_record_whose_ranking_is_another_contradicts_itself(tmp_path):
+    record = Record.load(make_record().save(tmp_path))
+    assert record.contradictions() == {}
+    other = falsified(record)
+    found = other.contradictions()
+    assert {"ndcg@6", "map@6", "auc"} <= found.keys()
+    means = summarise(*other.ranked())
+    assert found["ndcg@6"] == (record.metrics["test"]["ndcg@6"], means["ndcg@6"])
+
+
+@pytest.mark.parametrize("value", [0.123, math.nan, None])
+def test_a_test_metric_that_does_not_follow_from_the_ranking_is_found(value):
+    record = make_record()
+    changed = {name: x for name, x in record.metrics["test"].items() if name != "map@6"}
+    metrics = {**record.metrics, "test": changed | ({"map@6": value} if value else {})}
+    found = replace(record, metrics=metrics).contradictions()
+    assert found.keys() == {"map@6"}
+    assert found["map@6"][1] == record.metrics["test"]["map@6"]
+
+
+def test_what_is_undefined_in_ranking_and_record_is_no_contradiction(tmp_path):
+    all_liked = field_of(make_lists(), labels=make_lists().shown)
+    record = Record.load(make_record(lists=all_liked).save(tmp_path))
+    assert math.isnan(record.metrics["test"]["auc_shown"])
+    assert record.contradictions() == {}
+
+
+def test_no_record_of_the_project_contradicts_itself():
+    records = [*load_records(Path(__file__).parents[1] / "results")]
+    assert {one.run: one.contradictions() for one in records if one.contradictions()} == {}
+    assert len(records) > 1
 
 
 def test_other_cut_offs_follow_too():

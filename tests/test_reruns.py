@@ -14,7 +14,9 @@ from dnrlib.errors import ConfigError, DataError
 from dnrlib.experiments import load_experiment, merge, run, run_config
 from dnrlib.identity import plain
 from dnrlib.measurements import SAME_RUN
+from dnrlib.records import ranked_record
 from dnrlib.reruns import (
+    CONTRADICTION,
     METRICS,
     ROUNDING,
     Again,
@@ -164,6 +166,28 @@ def test_the_same_run_comes_out_and_nothing_is_touched(workplace):
     after = {path: path.stat().st_mtime_ns for path in workplace.rglob("*.*") if path.is_file()}
     assert after == files
     assert not (workplace / "runs/again").exists()
+
+
+def test_a_falsified_ranking_does_not_pass_though_all_metrics_come_out_again(workplace):
+    record = run(load_experiment("small")[0])
+    labels, shown = (part.clone() for part in record.ranked())
+    labels[:50], shown[:50] = labels[:50].roll(1, 1), shown[:50].roll(1, 1)
+    said = []
+    found = again(replace(record, **ranked_record(labels, shown)), say=said.append)
+    assert found.difference() == 0
+    assert found.verdict() == CONTRADICTION == "contradiction"
+    assert not found.holds
+    assert said[0].startswith("The record contradicts itself: ")
+    assert Again(record, found.again, found.tolerance, "", []).holds
+
+
+def test_a_contradiction_in_what_is_not_compared_counts_too():
+    record = make_record()
+    metrics = {**record.metrics, "test": {**record.metrics["test"], "auc:defined": 0.5}}
+    wrong = replace(record, metrics=metrics)
+    found = Again(wrong, record, {"ndcg@6": ROUNDING}, "", [])
+    assert found.verdict() == "same"
+    assert not found.holds
 
 
 def test_an_interrupted_one_goes_on(workplace):

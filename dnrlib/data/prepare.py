@@ -9,17 +9,22 @@ import polars as pl
 from dnrlib.data import steps
 from dnrlib.data.interactions import Source
 from dnrlib.data.sources import load
+from dnrlib.errors import ConfigError
 from dnrlib.log import ExposureLog
+
+POSITIVE = 3.0
+"""The lowest rating that counts as liked, unless another is asked for."""
 
 
 def prepare_log(
-    source: Source | str, core: int | None = None, positive: float = 3.0, list_length: int = 6
+    source: Source | str, core: int | None = None, positive: float = POSITIVE, list_length: int = 6
 ) -> ExposureLog:
     """The exposure log of a source or of a named data set.
 
     Args:
         core: the k of the k-core; by default what is customary for the source.
-        positive: the lowest rating that counts as liked, unless ``source.positive`` says it.
+        positive: the lowest rating that counts as liked; must be `POSITIVE` where
+            ``source.positive`` says it.
         list_length: interactions in a list.
 
     Raises:
@@ -32,9 +37,18 @@ def prepare_log(
 
 
 def stages(
-    source: Source, core: int | None = None, positive: float = 3.0, list_length: int = 6
+    source: Source, core: int | None = None, positive: float = POSITIVE, list_length: int = 6
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Each step's name and the frame after it, in order; arguments as for ``prepare_log``."""
+    """Each step's name and the frame after it, in order; arguments as for ``prepare_log``.
+
+    Raises:
+        ConfigError: as the first step is asked for, if ``positive`` would count for nothing.
+    """
+    if source.positive is not None and positive != POSITIVE:
+        raise ConfigError(
+            f"positive = {positive:g}: {source.name}'s feedback says what is positive; leave "
+            f"positive at {POSITIVE:g}, its default, or choose another feedback"
+        )
     yield "as read", source.frame
     positive = positive if source.positive is None else source.positive
     frame = steps.label(source.frame, positive)
@@ -57,7 +71,7 @@ def cutting(frame: pl.DataFrame, list_length: int) -> Iterator[tuple[str, pl.Dat
 
 
 def count_steps(
-    source: Source, core: int | None = None, positive: float = 3.0, list_length: int = 6
+    source: Source, core: int | None = None, positive: float = POSITIVE, list_length: int = 6
 ) -> pl.DataFrame:
     """One row a step: step, users, items, interactions, positives, lists (null at first)."""
     frames = stages(source, core, positive, list_length)
