@@ -12,7 +12,7 @@ import yaml
 
 from dnrlib.comparisons import per_seed, present
 from dnrlib.errors import ConfigError, DataError
-from dnrlib.experiments import EXPERIMENTS, METHODS, RunConfig, load_experiment
+from dnrlib.experiments import EXPERIMENTS, METHODS, RunConfig, load_experiment, run_config
 from dnrlib.identity import from_dict
 from dnrlib.records import Record
 from dnrlib.rerankers import RERANKERS
@@ -51,6 +51,15 @@ class Comparison:
     b: Cell
     metric: str
 
+    def __str__(self) -> str:
+        """What differs, ``protocol: shown+sampled, not retrieved``, or the two experiments."""
+        paths = [*self.a.settings, *self.b.settings]
+        sides = {path: (_of(self.a, path), _of(self.b, path)) for path in paths}
+        words = [
+            f"{_short(path)}: {a}, not {b}" for path, (a, b) in sides.items() if a != b
+        ]  # fmt: skip
+        return "; ".join(words) or f"runs of {self.a.experiment}, not of {self.b.experiment}"
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -67,6 +76,19 @@ class Deviation:
     effect: Comparison | None
     unknown: str
     """Why no recorded run can show the effect; empty where one can."""
+
+
+def _of(cell: Cell, path: str) -> str:
+    """What a cell says of a setting; the default of all runs where it says nothing."""
+    value = cell.settings.get(path, setting(run_config({"method": "concat"}), path))
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def _short(path: str) -> str:
+    """The last parts of a setting's path, in words: ``factorisation epochs``."""
+    *_, group, name = ["", *path.split(".")]
+    words = name if group in ("", "data", "options", "training") else f"{group} {name}"
+    return words.replace("_", " ")
 
 
 def load_deviations(path: Path = DEVIATIONS) -> list[Deviation]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,19 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 
 from dnrlib import robustness, studies
+from dnrlib.claims import first_committed
 from dnrlib.comparisons import gain, gain_over_seeds, grouped, of, present
 from dnrlib.errors import DataError
+from dnrlib.experiments import EXPERIMENTS
 from dnrlib.measurements import load_measurement
 from dnrlib.records import Record
 from dnrlib.statistics import Interval, seed_difference
 
 TRUE, FALSE, UNDECIDED, OPEN = "true", "false", "undecided", "not run yet"
+NOT_ASKED = "not asked"
+"""Of a rule with a condition that held nowhere: neither true nor false."""
 BOOK, PAPER = "this book", "the paper"
-VERDICTS = (TRUE, FALSE, UNDECIDED, OPEN)
+VERDICTS = (TRUE, FALSE, UNDECIDED, NOT_ASKED, OPEN)
 LIST_RERANKERS = ("dlcm", "setrank", "prm", "mir", "egrerank", "pier", "nar4rec", "dcdr")
 ABOUT = 0.02
 """How near to one half an AUC counts as one half (experiments/game.yml)."""
@@ -67,10 +72,28 @@ def share_true(verdicts: Sequence[str]) -> tuple[int, int, float, float]:
     Raises:
         ValueError: none is judged.
     """
-    told = [verdict for verdict in verdicts if verdict != OPEN]
+    told = [verdict for verdict in verdicts if verdict not in (OPEN, NOT_ASKED)]
     true = told.count(TRUE)
     interval = binomtest(true, len(told)).proportion_ci(method="exact")
     return true, len(told), interval.low, interval.high
+
+
+def older_than_file(
+    experiment: str, results: Path | None = None, folder: Path = EXPERIMENTS
+) -> int | None:
+    """How many recorded runs of an experiment are older than the first commit of its file.
+
+    These are runs that it shares with an earlier experiment: what was expected of them was not
+    written before they were made. None where git does not know the file.
+    """
+    since = first_committed(folder / f"{experiment}.yml")
+    try:
+        records = present(experiment, results)[0]
+    except DataError:  # it waits for the runs that it is tuned on
+        records = []
+    if since is None:
+        return None
+    return sum(datetime.fromisoformat(record.made["date"]) < since for record in records)
 
 
 def _side(found: Interval, wanted: int) -> str:
@@ -266,14 +289,19 @@ _HYPOTHESES = {
 
 
 def of_protocol_study(results: Path | None = None) -> list[Judged]:
-    """H1 to H3 under each protocol and H4 as a whole, as `dnrlib.studies.findings` tells."""
+    """H1 to H3 under each protocol and H4 as a whole, as `dnrlib.studies.findings` tells.
+
+    H4 is `NOT_ASKED` if DNR-B beats concat nowhere.
+    """
     told = []
     for finding in studies.findings(studies.load_study(results)):
         if finding.hypothesis == "H4" and finding.where != "all cells":
             continue
         verdict = OPEN if finding.verdict == "open" else finding.verdict
         words = f"{_HYPOTHESES[finding.hypothesis]} ({finding.where})"
-        numbers = f"{finding.found:+}" if finding.found else "–"
+        numbers = studies.in_digits(finding.found)
+        if finding.hypothesis == "H3" and finding.verdict == TRUE and finding.found:
+            numbers += f"; {studies.not_excluded(finding.found)}"
         told.append(Judged("protocol-study", words, verdict, numbers))
     return told
 
@@ -281,7 +309,8 @@ def of_protocol_study(results: Path | None = None) -> list[Judged]:
 def of_multiverse(results: Path | None = None) -> list[Judged]:
     """Each choice of the file by its mean range, against DNR-B in place of concat.
 
-    The file has no rule: read as "every choice". Within what is recorded (`dnrlib.studies`).
+    The file has no rule. This one, "every choice, by its mean range", was written after the runs.
+    Within what is recorded (`dnrlib.studies`).
     """
     expected = ("each open choice moves NDCG@6 by more than DNR-B does",)
     if waiting := _open("multiverse", expected, results):

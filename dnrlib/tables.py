@@ -21,6 +21,7 @@ from dnrlib.statistics import Estimate, equivalence, estimate, holm
 from dnrlib.verdicts import verdicts
 
 NOT_YET = "not run yet"
+MISSING = "seeds missing"
 LEVEL = 0.05
 """Of adjusted p-values: ``family_level`` of data/rules.yml."""
 
@@ -208,36 +209,78 @@ class Compared:
 
     Attributes:
         found: the difference, with the interval that it has alone.
-        p: its p-value, adjusted for the family (Holm).
+        p: its p-value, adjusted for the family (Holm); 1 while seeds are missing.
+        complete: whether every run that it is asked of is recorded.
     """
 
     found: Estimate
     p: float
+    complete: bool = True
 
     @property
     def side(self) -> str:
-        """``above`` or ``below`` zero by the adjusted p-value, or ``not told apart``."""
+        """``above`` or ``below`` zero by the adjusted p-value, or ``not told apart``.
+
+        Of what is not complete nothing is said but `MISSING`.
+        """
+        if not self.complete:
+            return MISSING
         if self.p >= LEVEL:
             return "not told apart"
         return "above" if self.found.mean > 0 else "below"
 
 
-def family(differences: Mapping[str, Estimate | None]) -> dict[str, Compared]:
-    """The differences that there are, with p-values adjusted together."""
-    there = {name: found for name, found in differences.items() if found is not None}
-    adjusted = holm({name: found.p for name, found in there.items()})
-    return {name: Compared(found, adjusted[name]) for name, found in there.items()}
+def family(
+    differences: Mapping[str, Estimate | None], incomplete: Iterable[str] = ()
+) -> dict[str, Compared]:
+    """The differences that there are, with p-values adjusted together.
+
+    What is not there or not complete counts as a p-value of 1: a family is as large from its first
+    run on as in the end, so that no side changes when other runs arrive.
+
+    Args:
+        incomplete: names of differences that lack runs.
+    """
+    waiting = {name for name, found in differences.items() if found is None} | {*incomplete}
+    adjusted = holm(
+        {
+            name: 1.0 if found is None or name in waiting else found.p
+            for name, found in differences.items()
+        }
+    )
+    return {
+        name: Compared(found, adjusted[name], name not in waiting)
+        for name, found in differences.items()
+        if found is not None
+    }
+
+
+def compared(
+    sides: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]], metric: str = "ndcg@6"
+) -> dict[str, Compared]:
+    """The `contrast` of each pair of sides, as one `family`.
+
+    Raises:
+        DataError: the records are of different lists.
+    """
+    differences = {name: contrast(plus, minus, metric) for name, (plus, minus) in sides.items()}
+    lacking = [name for name, side in sides.items() if not complete(*side[0], *side[1])]
+    return family(differences, lacking)
+
+
+def complete(*cells: Cell) -> bool:
+    """Whether every run of these is recorded."""
+    return all(cell and None not in cell for cell in cells)
 
 
 def against(cells: Cells, reference: str, metric: str = "ndcg@6") -> dict[str, Compared]:
     """Every other model minus the reference, as one family; the oracle is a bound and left out."""
-    return family(
-        {
-            case: contrast([cell], [cells[reference]], metric)
-            for case, cell in cells.items()
-            if case not in (reference, "oracle")
-        }
-    )
+    sides = {
+        case: ([cell], [cells[reference]])
+        for case, cell in cells.items()
+        if case not in (reference, "oracle")
+    }
+    return compared(sides, metric)
 
 
 def in_words(
@@ -245,14 +288,16 @@ def in_words(
 ) -> str:
     """Which differences of a family are above zero, below it, or not told apart from it.
 
+    Where seeds are missing only the name stands: the value would be one of luck.
+
     Args:
         link: the word before the names.
         unit: by what differences are multiplied, such as 100 for points.
     """
     sides: dict[str, list[str]] = {}
     for name, one in compared.items():
-        value = f"{one.found.mean * unit:+.{digits}f}"
-        sides.setdefault(one.side, []).append(f"{name} ({value})")
+        value = f" ({one.found.mean * unit:+.{digits}f})" if one.complete else ""
+        sides.setdefault(one.side, []).append(f"{name}{value}")
     return (
         "; ".join(f"{side} {link} {', '.join(names)}" for side, names in sides.items()) or NOT_YET
     )
@@ -277,7 +322,7 @@ def comparison_table(
             "seeds": _seeds(case, cell),
             METRICS[metric]: shown(level(cell, metric)),
             f"minus {names(reference)}": f"{one.found:+}" if one else "–",
-            "p (Holm)": p_value(one.p) if one else "–",
+            "p (Holm)": "–" if not one else p_value(one.p) if one.complete else MISSING,
         }
         for case, cell in cells.items()
         for one in [differences.get(case)]
@@ -392,6 +437,8 @@ class Settled:
     @property
     def words(self) -> str:
         """Whether there is a difference above zero, none of this size, or nothing to be said."""
+        if not self.compared.complete:
+            return MISSING
         found, small = self.compared.found, self.p_equivalent < LEVEL
         if self.compared.side == "not told apart":
             return "no difference of this size" if small else "open"
@@ -407,8 +454,17 @@ class Settled:
 
 
 def settle(compared: Mapping[str, Compared], margins: Mapping[str, float]) -> dict[str, Settled]:
-    """Each difference against its margin: two one-sided tests, adjusted together (Holm)."""
-    p = holm({name: equivalence(compared[name].found, margins[name]) for name in compared})
+    """Each difference against its margin: two one-sided tests, adjusted together (Holm).
+
+    A margin whose difference is missing or not complete counts as a p-value of 1, as in `family`.
+    """
+    known = {name for name, one in compared.items() if one.complete}
+    p = holm(
+        {
+            name: equivalence(compared[name].found, margin) if name in known else 1.0
+            for name, margin in margins.items()
+        }
+    )
     return {name: Settled(compared[name], margins[name], p[name]) for name in compared}
 
 
@@ -436,13 +492,19 @@ def conditions(records: Iterable[Record]) -> str:
     parts = {
         "data set": {record.config["data"]["dataset"] for record in rows},
         "protocol": {record.protocol for record in rows},
-        "retriever": {record.config["data"]["retriever"] for record in rows},
+        "scores": {record.config["data"]["retriever"] for record in rows},
         "training lists": {f"{record.data['train']:,}" for record in rows},
         "test lists": {f"{record.data['test']:,}" for record in rows},
         "epochs": {str(record.config["training"]["epochs"]) for record in rows},
     }
     words = [f"{name} {' or '.join(sorted(values))}" for name, values in parts.items()]
     return ", ".join([*words, f"seeds {', '.join(map(str, seeds))}"])
+
+
+def scores_of(records: Iterable[Record]) -> str:
+    """The scheme of the retriever's scores behind runs, in words: ``crossfit scores``."""
+    schemes = sorted({record.config["data"]["retriever"] for record in records})
+    return f"{' or '.join(schemes)} scores" if schemes else f"scores {NOT_YET}"
 
 
 def data_table(records: Iterable[Record]) -> list[dict[str, str | int]]:

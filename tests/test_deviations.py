@@ -166,6 +166,32 @@ def test_settings_are_found_by_their_path():
     assert setting(config, "options.dim") is None
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (
+            Cell("x", {"method": "concat", "data.protocol": "shown+sampled"}),
+            Cell("x", {"method": "concat", "data.protocol": "retrieved"}),
+            "protocol: shown+sampled, not retrieved",
+        ),
+        (Cell("x", {}), Cell("y", {"data.positive": 4.0}), "positive: 3, not 4"),
+        (
+            Cell("x", {}),
+            Cell("y", {"reranker": "prm", "data.factorisation.epochs": 16}),
+            "factorisation epochs: 4, not 16",
+        ),
+        (Cell("x", {}), Cell("y", {"method": "concat"}), "runs of x, not of y"),
+    ],
+)
+def test_a_comparison_says_what_differs(a, b, words):
+    assert str(Comparison(a, b, "ndcg@6")) == words
+
+
+def test_every_comparison_of_the_list_has_its_own_words():
+    compared = [one.effect for one in load_deviations(ROOT / DEVIATIONS) if one.effect]
+    assert len({str(one) for one in compared}) == len(compared)
+
+
 def test_an_effect_without_records_is_none(recorded):
     assert effects(compared(), recorded)["one"].difference is None
     record_of(0).save(recorded)

@@ -1,5 +1,6 @@
 """What was expected is judged by its rule: made-up runs move every verdict."""
 
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from dnrlib import expectations, robustness, studies
 from dnrlib.errors import DataError
 from dnrlib.expectations import (
     LIST_RERANKERS,
+    NOT_ASKED,
     OPEN,
     judged,
     lost_by_patience,
@@ -24,6 +26,7 @@ from dnrlib.expectations import (
     of_rerankers,
     of_robustness,
     of_sequence,
+    older_than_file,
     share_true,
     with_patience,
 )
@@ -181,7 +184,34 @@ def test_what_the_studies_tell_is_told_on(monkeypatch):
     monkeypatch.setattr(studies, "findings", lambda study: found)
     told = of_protocol_study()
     assert [one.verdict for one in told] == ["true", OPEN]
-    assert told[0].found.startswith("+0.100 [")
+    assert told[0].found.startswith("+0.10000 [")
+
+
+def test_what_is_true_for_want_of_precision_says_so(monkeypatch):
+    found = [
+        studies.Finding("H3", "retrieved", estimate_of(0.0), "true"),
+        studies.Finding("H3", "shown+sampled", estimate_of(0.1), "false"),
+        studies.Finding("H4", "all cells", None, "not asked"),
+    ]
+    monkeypatch.setattr(studies, "load_study", lambda results: None)
+    monkeypatch.setattr(studies, "findings", lambda study: found)
+    told = of_protocol_study()
+    assert told[0].found.endswith("; not excluded: gains up to +0.0100")
+    assert "excluded" not in told[1].found
+    assert told[2].verdict == NOT_ASKED
+    assert share_true([one.verdict for one in told])[:2] == (1, 2)
+
+
+@pytest.mark.parametrize(("first", "older"), [("2025-12-31", 0), ("2026-06-15", 2), (None, None)])
+def test_runs_that_are_older_than_their_file_are_counted(known, monkeypatch, first, older):
+    known["game"] = [make_record(seed, lists=LISTS) for seed in (0, 1, 2)]
+    for record, month in zip(known["game"], (1, 5, 9), strict=True):
+        record.made["date"] = f"2026-{month:02}-01T12:00:00+00:00"
+    date = first and datetime.fromisoformat(f"{first}T00:00:00+00:00")
+    asked = []
+    monkeypatch.setattr(expectations, "first_committed", lambda path: asked.append(path) or date)
+    assert older_than_file("game") == older
+    assert asked == [Path("experiments/game.yml")]
 
 
 @pytest.mark.parametrize(("order", "verdict"), [(0.2, "true"), (0.01, "false")])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,8 +176,24 @@ def test_h4_is_true_if_no_cell_contradicts_it():
         return [studies.Finding("H4", "", None, verdict) for verdict in verdicts]
 
     assert studies.no_cell_against(cells("true", "not asked")) == "true"
+    assert studies.no_cell_against(cells("not asked", "not asked")) == "not asked"
     assert studies.no_cell_against(cells("true", "open")) == "open"
     assert studies.no_cell_against(cells("true", "open", "false")) == "false"
+
+
+def test_ends_near_zero_keep_their_side():
+    one = studies.unpaired(np.full((1, 9), 0.01) + np.arange(9) / 900, np.zeros((1, 9)))
+    words = studies.in_digits(one)
+    assert words == f"{one.mean:+.5f} [{one.low:+.5f}, {one.high:+.5f}]"
+    assert studies.in_digits(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"), [(-0.5, "excluded: any gain"), (0.0, "not excluded: gains up to +")]
+)
+def test_what_no_gain_leaves_open_is_told(shift, words):
+    values = np.random.default_rng(0).normal(shift, 0.1, (3, 50))
+    assert studies.not_excluded(estimate(values)).startswith(words)
 
 
 def test_a_study_without_any_record_is_open_everywhere(tmp_path):
@@ -313,3 +330,18 @@ def test_scores_that_remember_are_optimistic():
     wanted = (x[z].mean() - x[~z].mean()) - (u[w].mean() - u[~w].mean())
     assert studies.optimism(remembered, honest) == pytest.approx(float(wanted))
     assert studies.optimism(remembered, honest) > 0.2
+
+
+def test_what_two_schemes_share_is_counted_by_request():
+    n = LISTS.items.shape[1]
+    assert studies.overlap(LISTS, LISTS) == (1, n)
+    items = LISTS.items.clone()
+    items[:, 0] = LISTS.items.max() + 1  # one candidate of each list is another
+    other = replace(LISTS, items=items)
+    assert studies.overlap(LISTS, other) == (1, n - 1)
+    half = LISTS[::2]
+    assert studies.overlap(LISTS, half) == (pytest.approx(0.5, abs=0.01), n)
+    apart = replace(LISTS, list=LISTS.list + LISTS.list.max() + 1)
+    share, common = studies.overlap(LISTS, apart)
+    assert share == 0
+    assert math.isnan(common)

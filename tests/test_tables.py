@@ -123,7 +123,39 @@ def test_different_lists_are_not_subtracted():
 
 def test_a_family_leaves_out_what_is_not_there_and_adjusts_the_rest():
     family = tables.family({"a": found(p=0.01), "b": None, "c": found(p=0.04), "d": found(p=0.03)})
-    assert {name: one.p for name, one in family.items()} == holm({"a": 0.01, "c": 0.04, "d": 0.03})
+    adjusted = holm({"a": 0.01, "b": 1.0, "c": 0.04, "d": 0.03})
+    assert {name: one.p for name, one in family.items()} == {n: adjusted[n] for n in "acd"}
+
+
+def test_no_side_is_told_while_seeds_are_missing():
+    """One seed may be above by luck; and runs that arrive later turn no side that was told."""
+    strong = of("DNR-B", quality=0.9)
+    sides = {"whole": ([strong], [of("concat")]), "half": ([[strong[0], None]], [of("concat")])}
+    found_now = tables.compared(sides)
+    assert {name: one.side for name, one in found_now.items()} == {
+        "whole": "above",
+        "half": "seeds missing",
+    }
+    assert tables.in_words(found_now).endswith("seeds missing for half")
+    alone = tables.compared({"whole": sides["whole"]})["whole"]
+    assert found_now["whole"].p == pytest.approx(min(1, 2 * alone.p))
+    cells = {"concat": of("concat"), "DNR-B": [strong[0], None, None]}
+    row = tables.comparison_table(cells, "concat")[1]
+    assert row["p (Holm)"] == "seeds missing"
+
+
+def test_a_size_is_not_settled_while_seeds_are_missing():
+    there = {"a": tables.Compared(found(0.0), 1.0), "b": tables.Compared(found(), 1.0, False)}
+    settled = tables.settle(there, {"a": 0.5, "b": 0.5, "c": 0.5})
+    assert settled["b"].words == "seeds missing"
+    assert settled["a"].p_equivalent == pytest.approx(3 * equivalence(found(0.0), 0.5))
+
+
+def test_the_scheme_is_that_of_the_records():
+    other = make_record(0, "concat", 0.3, LISTS, data={"retriever": "crossfit"})
+    assert tables.scores_of([other]) == "crossfit scores"
+    assert tables.scores_of([*of("concat"), other]) == "crossfit or earlier scores"
+    assert tables.scores_of([]) == "scores not run yet"
 
 
 def test_the_oracle_is_in_no_family():
@@ -226,7 +258,7 @@ def test_what_the_runs_saw():
     sizes = {"users": 20, "items": 40, "train": 1200, "validation": 30}
     there = [replace(one, data=one.data | sizes) for one in of("concat", [3, 1])]
     assert tables.conditions([*there, *of("score", [0])]) == (
-        "data set ml-1m, protocol shown+sampled, retriever earlier, training lists 1,200, "
+        "data set ml-1m, protocol shown+sampled, scores earlier, training lists 1,200, "
         "test lists 40, epochs 10, seeds 1, 3"
     )
     (row,) = tables.data_table(there)
