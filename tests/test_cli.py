@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from dnrlib import cli, experiments
 from dnrlib.data import load
 from dnrlib.engines import ENGINES
 from dnrlib.lists import CandidateLists
+from dnrlib.metrics import summarise
 from dnrlib.prepare import DataConfig, prepare
+from dnrlib.records import ranked_record
 from dnrlib.training import Progress
 
 LISTS = ["--dataset", "simulated", "--retriever", "noisy-truth"]
@@ -420,14 +423,26 @@ def test_a_cell_of_a_table_is_done_again_and_compared_with_its_record(dnr, workp
 def test_a_result_that_is_not_the_recorded_one_fails(dnr, workplace, small):
     (path,) = workplace.glob("results/*concat*")
     record = experiments.Record.load(path)
-    record.metrics["test"]["ndcg@6"] += 0.02
+    labels, shown = (ranked.flip(1) for ranked in record.ranked())
+    record.metrics["test"] |= summarise(labels, shown)
     record.made["machine"] = "an abacus"
     record.data["fingerprint"] = "other"
+    replace(record, **ranked_record(labels, shown)).save()
+    code, out, _ = dnr(*small, "concat@simulated@shown+sampled")
+    assert code == 1
+    assert re.search(r"ndcg@6 .*│ 0\.0100 +│ outside", out)
+    assert "These are other lists" in out.split("Not as it was: machine: an abacus, now")[0]
+
+
+def test_a_metric_that_is_not_of_its_ranking_fails(dnr, workplace, small):
+    (path,) = workplace.glob("results/*concat*")
+    record = experiments.Record.load(path)
+    record.metrics["test"]["ndcg@6"] += 0.02
     record.save()
     code, out, _ = dnr(*small, "concat@simulated@shown+sampled")
     assert code == 1
-    assert re.search(r"ndcg@6 .* -0\.0200 +│ 0\.0100 +│ outside", out)
-    assert "These are other lists" in out.split("Not as it was: machine: an abacus, now")[0]
+    assert "The record contradicts itself" in out
+    assert re.search(r"ndcg@6 .* -0\.0200 .*│ contradiction", out)
 
 
 def test_a_cell_without_a_record_says_what_to_do(dnr, small):
