@@ -12,13 +12,13 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import binomtest
 
 from dnrlib import robustness, studies
 from dnrlib.claims import first_committed
 from dnrlib.comparisons import gain, gain_over_seeds, grouped, of, present
 from dnrlib.errors import DataError
+from dnrlib.evidence import over_seeds
 from dnrlib.experiments import EXPERIMENTS
 from dnrlib.measurements import load_measurement
 from dnrlib.records import Record
@@ -223,7 +223,7 @@ def of_game(results: Path | None = None, measurements: Path | None = None) -> li
         for variant in ("full", "pooled", "no L_adv")
     }  # fmt: skip
     real = _auc(runs[0]["rows"], "real")
-    full, without = (_over_seeds(aucs[name]) for name in ("full", "no L_adv"))
+    full, without = (over_seeds(aucs[name][:, 0]) for name in ("full", "no L_adv"))
     lower = seed_difference(aucs["pooled"], aucs["full"])
     half = without.low >= 0.5 - ABOUT and without.high <= 0.5 + ABOUT
     verdicts = (
@@ -237,10 +237,6 @@ def of_game(results: Path | None = None, measurements: Path | None = None) -> li
 def _auc(rows: Sequence[Mapping[str, object]], noise: str) -> float:
     wanted = ({"noise": noise, "given": "pooled"}.items() <= row.items() for row in rows)
     return next(float(str(row["auc"])) for row, found in zip(rows, wanted, strict=True) if found)
-
-
-def _over_seeds(values: Float[np.ndarray, "seeds 1"]) -> Interval:
-    return seed_difference(values, np.zeros_like(values))
 
 
 def of_regimes(results: Path | None = None) -> list[Judged]:
