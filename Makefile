@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "dnrlib needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (some minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,browser,dev]'
 	@touch $@
 
 book: $(READY)  ## execute the chapters and render the site
@@ -57,7 +57,7 @@ format: $(READY)  ## put the code into the common style
 lock: $(READY)  ## renew constraints.txt (the release of torch stays)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@grep '^torch==' constraints.txt | UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet \
-		--universal --python-version 3.10 --upgrade --no-annotate --extra book --extra dev \
+		--universal --python-version 3.10 --upgrade --no-annotate --extra book --extra browser --extra dev \
 		--constraint - --output-file constraints.txt pyproject.toml
 
 clean:  ## remove what was built or prepared
