@@ -13,6 +13,7 @@ from dnrlib.exercises import (
     game,
     neighbours,
     noise,
+    own_cascade,
     phases,
     protocol_study,
     results,
@@ -38,9 +39,11 @@ EXERCISES = {
         protocol_study,
         claims,
         robustness,
+        own_cascade,
     )
     for exercise in module.EXERCISES
 }
+"""Name -> exercise, of all chapters."""
 
 
 def check(name: str, answer: Answer) -> Feedback:
