@@ -50,6 +50,72 @@ def cascade(items: int, candidates: int, places: int) -> Figure:
     return fig
 
 
+def idea(items: int, candidates: int, places: int) -> Figure:
+    """The whole idea: noisy scores and their cure above, and below what the cure is trained on.
+
+    Simulated: probit feedback, Beta noise with λ_c = 0.6, and a reranker without fault.
+
+    Args:
+        items: in the catalogue.
+        candidates: n, what the retriever keeps.
+        places: K, what the reranker shows, and how many candidates are liked.
+    """
+    rng = np.random.default_rng(14)
+    score = np.sort(rng.beta(1.6, 1.2, candidates))[::-1]
+    liked = np.isin(
+        np.arange(candidates), np.argsort(score + rng.normal(0, 0.7, candidates))[-places:]
+    )
+    synthetic = 0.4 * liked + 0.6 * rng.beta(0.5, 0.5, candidates)
+    found = np.sort(np.where(liked, 0.97 - 0.1 * (1 - score), 0.3 * score))[::-1]
+    fig, ax = plt.subplots(figsize=(5.2, 5.6))
+    ax.set(xlim=(0, 10.4), ylim=(0, 11.6))
+    ax.set_axis_off()
+    cloud = rng.uniform([[0.2], [6.6]], [[2.2], [9.6]], (2, 250))
+    ax.scatter(cloud[0], cloud[1], s=6, color="#999999", lw=0)
+    _ranked(ax, (4.1, 6.5), score, liked)
+    _ranked(ax, (8.1, 6.5), found, np.arange(candidates) < places, places)
+    _ranked(ax, (0.1, 0.2), liked.astype(float), liked)
+    _ranked(ax, (4.1, 0.2), synthetic, liked)
+    for x, y, title, what in (
+        (1.2, 10.5, "catalogue", f"{items:,} items"),
+        (5.2, 10.5, "scores $x$: noisy", f"{candidates} candidates"),
+        (9.2, 10.5, "liked first", f"{places} are shown"),
+        (1.2, 4.2, "feedback $z$", "what was liked"),
+        (5.2, 4.2, "synthetic $x'$", "$z$ made noisy"),
+    ):
+        ax.text(x, y, title, ha="center", weight="bold")
+        ax.text(x, y - 0.5, what, ha="center", size=10)
+    for y, words in ((11.2, "serving"), (4.9, "training")):
+        ax.text(0.1, y + 0.1, words, style="italic", color="#595959")
+        ax.plot([0.1, 10.3], [y, y], color="#CCCCCC", lw=0.8)
+    for x, y, words in ((2.5, 8.1, "retriever"), (6.5, 8.1, "reranker"), (2.5, 1.8, "+ noise")):
+        ax.annotate("", (x + 1.4, y), (x, y), arrowprops={"arrowstyle": "-|>", "lw": 1.6})
+        ax.text(x + 0.7, y + 0.25, words, ha="center", size=10)
+    ax.plot([6.5, 7.2, 7.2], [1.8, 1.8, 7.75], color=PALETTE[1], lw=2)
+    ax.plot(7.2, 7.75, "^", color=PALETTE[1], ms=8)
+    ax.text(9.2, 5.75, "blue: liked", ha="center", color=PALETTE[0])
+    ax.text(7.5, 1.9, "the reranker\nlearns to find\n$z$ in $x'$", color="#A34700", va="center")
+    return fig
+
+
+def _ranked(
+    ax: Axes,
+    corner: tuple[float, float],
+    values: np.ndarray,
+    liked: np.ndarray,
+    shown: int = 0,
+) -> None:
+    """Candidates from top to bottom, each a bar as long as its value; a frame around the first."""
+    (left, bottom), height, n = corner, 3.2, len(values)
+    rows, thick = bottom + height * (1 - (np.arange(n) + 0.5) / n), height / n
+    length = np.maximum(2.2 * values, 0.05)
+    ax.barh(rows[~liked], length[~liked], 0.7 * thick, left, color="#BBBBBB")
+    ax.barh(rows[liked], length[liked], 1.1 * thick, left, color=PALETTE[0])
+    if shown:
+        frame = (left - 0.12, bottom + height - shown * thick - 0.02), 2.4, shown * thick + 0.1
+        ax.add_patch(FancyBboxPatch(*frame, boxstyle="square,pad=0", fc="none", ec="#222222"))
+
+
 def _narrowing(
     ax: Axes, x: tuple[float, float], height: tuple[float, float], name: str, what: str
 ) -> None:

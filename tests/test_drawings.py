@@ -1,12 +1,14 @@
 """Schematic pictures have in them what they were asked to show."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyBboxPatch
 
-from dnrlib.drawings import FLOW_COLOURS, cascade, flow
+from dnrlib.drawings import FLOW_COLOURS, cascade, flow, idea
 from dnrlib.errors import ConfigError
+from dnrlib.figures import PALETTE
 
 BOXES = {
     "lists": {"at": [0, 0], "text": "a list", "kind": "input"},
@@ -113,3 +115,56 @@ def test_as_many_candidates_are_ringed_as_there_are_places():
     _, candidates, shown = ax.collections
     assert sum(edge[3] > 0 for edge in candidates.get_edgecolors()) == 6
     assert sum(edge[3] > 0 for edge in shown.get_edgecolors()) == 6
+
+
+def lists_of(ax):
+    """Of each list that is drawn: height, length and whether it is liked, of its bars."""
+    found = []
+    for others, liked in zip(ax.containers[::2], ax.containers[1::2], strict=True):
+        assert {bar.get_facecolor() for bar in liked} == {to_rgba(PALETTE[0])}
+        bars = [
+            (bar.get_y() + bar.get_height() / 2, bar.get_width(), own)
+            for own, container in ((False, others), (True, liked))
+            for bar in container
+        ]
+        found.append(np.array(sorted(bars, reverse=True)))
+    return found
+
+
+@pytest.mark.parametrize(("candidates", "places"), [(50, 6), (20, 3)])
+def test_the_idea_has_the_same_liked_candidates_in_each_list(candidates, places):
+    [ax] = idea(3000, candidates, places).axes
+    score, found, feedback, synthetic = lists_of(ax)
+    for one in (score, found, feedback, synthetic):
+        assert len(one) == candidates
+        assert one[:, 2].sum() == places
+    liked = score[:, 2].astype(bool)
+    assert (feedback[:, 2].astype(bool) == liked).all()
+    assert (synthetic[:, 2].astype(bool) == liked).all()
+    assert len(set(feedback[liked, 1])) == len(set(feedback[~liked, 1])) == 1
+
+
+def test_the_retriever_scatters_what_is_liked_and_the_reranker_puts_it_first():
+    [ax] = idea(3000, 50, 6).axes
+    score, found, *_ = lists_of(ax)
+    assert (np.diff(score[:, 1]) <= 0).all()
+    assert (np.diff(found[:, 1]) <= 0).all()
+    assert score[:6, 2].sum() < 6
+    assert found[:6, 2].all()
+    [frame] = patches(ax)
+    inside = [frame.get_bbox().y0 < y < frame.get_bbox().y1 for y in found[:, 0]]
+    assert sum(inside[:6]) == sum(inside) == 6
+
+
+def test_the_idea_says_what_is_what_within_the_picture():
+    figure = idea(3043, 50, 6)
+    [ax] = figure.axes
+    shown = texts(ax)
+    for words in ("3,043 items", "50 candidates", "6 are shown", "retriever", "reranker"):
+        assert words in shown
+    figure.canvas.draw()
+    for text in ax.texts:
+        if text.get_text():
+            box = text.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, text.get_text()
+            assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, text.get_text()
