@@ -254,6 +254,7 @@ CHECKS: tuple[Check, ...] = (
     the_gradient_reaches_every_parameter,
     few_lists_are_learnt_by_heart,
 )
+"""All checks, in the order in which `check_reranker` tries them."""
 
 
 def check_reranker(reranker: nn.Module, lists: CandidateLists) -> list[Finding]:

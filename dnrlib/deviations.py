@@ -23,6 +23,7 @@ DEVIATIONS = Path("data/deviations.yml")
 TOPICS = (
     "data", "candidates", "split", "retriever", "model", "training", "evaluation", "statistics",
 )  # fmt: skip
+"""What a deviation may be about, in the order of the chapter."""
 KEYS = {"id", "topic", "forced", "paper", "ours", "why", "effect"}
 
 

@@ -1,4 +1,4 @@
-"""What was expected before the runs, as the heads of experiments/*.yml state it, and what came.
+"""What was expected before the runs, as the heads of ``experiments/*.yml`` state it, and what came.
 
 Each judge below follows the rule in the head of one file. Where a module of that file's page judges
 already, its functions are called.
@@ -29,6 +29,7 @@ NOT_ASKED = "not asked"
 """Of a rule with a condition that held nowhere: neither true nor false."""
 BOOK, PAPER = "this book", "the paper"
 VERDICTS = (TRUE, FALSE, UNDECIDED, NOT_ASKED, OPEN)
+"""What can become of an expectation."""
 LIST_RERANKERS = ("dlcm", "setrank", "prm", "mir", "egrerank", "pier", "nar4rec", "dcdr")
 ABOUT = 0.02
 """How near to one half an AUC counts as one half (experiments/game.yml)."""

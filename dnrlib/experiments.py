@@ -72,6 +72,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Method -> what it changes in a `RunConfig`. Those with noise feed the score by ``concat``."""
 UNTRAINED = ("score", "score-reversed", "popularity", "oracle")
+"""Methods without anything to learn: one run, whatever the seed."""
 
 Weights = dict[str, dict[str, torch.Tensor]]
 """Part of a run (``reranker``, ``generator``) -> its tensors, on the CPU."""

@@ -14,6 +14,7 @@ from dnrlib.errors import DnrError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
+"""In the order of time, within each user."""
 
 
 def digest(tensors: Iterable[Tensor], *texts: str) -> str:

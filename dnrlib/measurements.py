@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import nn
 from torch.autograd.functional import jacobian
@@ -72,7 +73,7 @@ def heuristic_noises(lambda_c: float) -> dict[str, Noise]:
     return {"Gaussian": GaussianNoise(lambda_c), "Beta": BetaNoise(lambda_c)}
 
 
-def by_label(lists: CandidateLists, scores: torch.Tensor) -> dict[str, Sample]:
+def by_label(lists: CandidateLists, scores: Float[torch.Tensor, "lists n"]) -> dict[str, Sample]:
     """The noise x - z of real or synthetic scores: pooled, given z = 0 and given z = 1.
 
     Raises:

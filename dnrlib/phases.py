@@ -36,6 +36,7 @@ Logits = Float[np.ndarray, "sets contexts levels"]
 """log q(1 | x, c) - log q(0 | x, c)."""
 
 GENERATORS = ("gaussian", "beta", "oracle", "uninformed", "practised")
+"""Kinds of synthetic scores; see `generator`."""
 STEPS, LARGEST_STEP, TOLERANCE = 200, 2.0, 1e-9
 INTERCEPT = 0.01
 NEAR_ONE = 0.999

@@ -16,6 +16,7 @@ from dnrlib.log import ExposureLog
 from dnrlib.retriever import ExactIndex, Index, Plan, Retriever, contained, first_of
 
 PROTOCOLS = ("shown+retrieved", "shown+sampled", "retrieved")
+"""The ways to put candidates around a list that was shown."""
 CHUNK = 1024
 """Lists that are made at a time, at most."""
 CELLS = 2**25

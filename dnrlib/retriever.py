@@ -17,6 +17,7 @@ from dnrlib.errors import ConfigError, DnrError
 from dnrlib.log import TRAIN, ExposureLog
 
 SCHEMES = ("in-sample", "earlier", "crossfit")
+"""Which interactions a retriever may have seen that scores a list; see `plan`."""
 LEAST_STEPS = 32
 Pairs = Int[Tensor, "2 _"]
 """Users, and the item that each liked."""

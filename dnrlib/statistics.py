@@ -41,9 +41,9 @@ class Interval:
 
 
 def paired_difference(
-    a: Float[np.ndarray, ...],
-    b: Float[np.ndarray, ...],
-    clusters: Shaped[np.ndarray, ...] | None = None,
+    a: Float[np.ndarray, "*seeds lists"],
+    b: Float[np.ndarray, "*seeds lists"],
+    clusters: Shaped[np.ndarray, " lists"] | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -63,8 +63,8 @@ def paired_difference(
 
 
 def mean_interval(
-    values: Float[np.ndarray, ...],
-    clusters: Shaped[np.ndarray, ...] | None = None,
+    values: Float[np.ndarray, "*seeds lists"],
+    clusters: Shaped[np.ndarray, " lists"] | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -118,8 +118,8 @@ class Estimate(Interval):
 
 
 def estimate(
-    values: Float[np.ndarray, ...],
-    clusters: Shaped[np.ndarray, ...] | None = None,
+    values: Float[np.ndarray, "*seeds lists"],
+    clusters: Shaped[np.ndarray, " lists"] | None = None,
     confidence: float = 0.95,
     resamples: int | None = 2000,
     seed: int = 0,
@@ -242,8 +242,8 @@ def equivalence(found: Estimate, margin: float) -> float:
 
 
 def seed_difference(
-    a: Float[np.ndarray, ...],
-    b: Float[np.ndarray, ...],
+    a: Float[np.ndarray, "seeds lists"],
+    b: Float[np.ndarray, "seeds lists"],
     confidence: float = 0.95,
 ) -> Interval:
     """Mean of a - b with Student's interval over the seeds, each seed one observation.

@@ -21,7 +21,9 @@ from dnrlib.records import Record
 from dnrlib.statistics import Estimate, estimate
 
 PROTOCOLS = ("shown+sampled", "shown+retrieved", "retrieved")
+"""The protocols that are compared."""
 SCHEMES = ("in-sample", "earlier", "crossfit")
+"""What the retriever may have seen, as compared; see `dnrlib.retriever.plan`."""
 CALIBRATED = "calibrated"
 """The label of ``concat`` with calibrated scores: other data, and so never plain ``concat``."""
 REMEDIES = ("noise-B", "score-dropout", "score-jitter", CALIBRATED)

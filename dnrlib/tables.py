@@ -21,7 +21,9 @@ from dnrlib.statistics import Estimate, equivalence, estimate, holm
 from dnrlib.verdicts import verdicts
 
 NOT_YET = "not run yet"
+"""Stands where there is no run."""
 MISSING = "seeds missing"
+"""Stands where there are runs, but not of all seeds that are asked for."""
 LEVEL = 0.05
 """Of adjusted p-values: ``family_level`` of data/rules.yml."""
 

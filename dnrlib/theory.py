@@ -19,10 +19,14 @@ from torch.special import ndtr, xlogy
 from dnrlib.errors import ConfigError
 
 Law = Float[Tensor, " z"]
+"""A probability for each feedback vector."""
 Reranker = Float[Tensor, "x z"]
+"""q_θ(z | x): a row for each score vector."""
 Generator = Float[Tensor, "z x"]
+"""p_φ(x | z): a row for each feedback vector."""
 
 OBJECTIVES = ("bound", "defined", "practised", "unregularised")
+"""What a generator can be trained for; see `best_generator`."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ MARKS = dict(zip(VERDICTS, "✓◐○✗–", strict=True))
 COLOURS = dict(
     zip(VERDICTS, (PALETTE[2], PALETTE[5], PALETTE[4], PALETTE[1], "#999999"), strict=True)
 )
+"""Verdict -> colour."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ DIRECTION = "direction only"
 NOT = "not reproduced"
 CONTRADICTED = "contradicted"
 UNTESTABLE = "not testable here"
+"""The verdict where what is needed is not recorded."""
 VERDICTS = (REPRODUCED, DIRECTION, NOT, CONTRADICTED, UNTESTABLE)
+"""All verdicts, from the best for the paper."""
 
 SUBSTANTIAL = 0.25
 """Silhouette (Kaufman and Rousseeuw 1990) up to which there is no substantial structure."""

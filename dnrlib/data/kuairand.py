@@ -59,6 +59,7 @@ class Publication:
 
     @property
     def url(self) -> str:
+        """Where the archive is published."""
         return f"https://zenodo.org/records/10439422/files/{self.archive}"
 
     @property

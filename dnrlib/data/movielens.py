@@ -39,6 +39,7 @@ class Publication:
 
     @property
     def url(self) -> str:
+        """Where the archive is published."""
         return f"https://files.grouplens.org/datasets/movielens/{self.archive}"
 
     @property
