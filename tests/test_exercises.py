@@ -10,13 +10,19 @@ import pytest
 import torch
 
 from dnrlib import exercises
-from dnrlib.book.notebooks import chapters, code_cells
+from dnrlib.book.notebooks import chapters, code_cells, pages
 from dnrlib.errors import ConfigError
 from dnrlib.exercises import EXERCISES, Exercise
 
 ROOT = Path(__file__).parents[1]
 PATHS = chapters(ROOT)
-NOTEBOOKS = {name: nbformat.read(ROOT / path, as_version=4) for name, path in PATHS.items()}
+MARKDOWN = [page for page in pages(ROOT) if page.suffix == ".md"]
+NOT_TAUGHT = ("teaching",)  # for instructors
+NOTEBOOKS = {
+    name: nbformat.read(ROOT / path, as_version=4)
+    for name, path in PATHS.items()
+    if name not in NOT_TAUGHT
+}
 EXERCISE = re.compile(r"^[:`]{3,}\{exercise(?:-start)?\}[^\n]*\n:label: (?P<label>\S+)", re.M)
 SOLUTION = re.compile(
     r"^(?P<fence>[:`]{3,})\{solution(?P<kind>-start)?\} (?P<label>\S+)\n"
@@ -58,8 +64,21 @@ def test_a_chapter_has_four_exercises_with_a_folded_solution_each(chapter):
     assert len(labels) == len(re.findall(r"\{exercise(?:-start)?\}", prose(chapter)))
 
 
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.stem)
+def test_an_exercise_of_a_page_in_markdown_has_a_folded_solution_and_no_code(page):
+    """Code to be checked needs a cell, which only notebooks have."""
+    text = (ROOT / page).read_text("utf-8")
+    labels, solutions = EXERCISE.findall(text), list(SOLUTION.finditer(text))
+    assert len(labels) == len(re.findall(r"\{exercise(?:-start)?\}", text))
+    assert sorted(solution["label"] for solution in solutions) == sorted(labels)
+    assert all(":class: dropdown" in solution["options"] for solution in solutions)
+    assert not any(PYTHON.search(solution["text"]) for solution in solutions)
+    assert labels or not page.stem.startswith("reranker-")
+
+
 def test_labels_of_exercises_are_unique():
-    labels = [label for chapter in NOTEBOOKS for label in EXERCISE.findall(prose(chapter))]
+    texts = [*map(prose, NOTEBOOKS), *((ROOT / page).read_text("utf-8") for page in MARKDOWN)]
+    labels = [label for text in texts for label in EXERCISE.findall(text)]
     assert sorted(labels) == sorted(set(labels))
 
 
