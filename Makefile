@@ -12,7 +12,7 @@ SITE  := _build/html
 PROFILES := $(basename $(notdir $(wildcard book/profiles/*.yml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book serve test bench lint format lock clean distclean
+.PHONY: help install book check pdf serve test bench lint format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,12 @@ $(READY): pyproject.toml constraints.txt
 
 book: $(READY)  ## execute the chapters and render the site
 	@$(BIN)/dnr book --profile '$(PROFILE)' --dataset '$(DATASET)'
+
+pdf: $(READY)  ## print the rendered site as one PDF (needs Chromium)
+	@$(BIN)/dnr pdf
+
+check: $(READY)  ## open every page of the rendered site in Chromium, and name its faults
+	@$(BIN)/python -m dnrlib.book.browser $(SITE)
 
 serve: $(READY)  ## serve the rendered site on this machine
 	@test -d $(SITE) || { echo "There is no site yet: run make book first." >&2; exit 1; }

@@ -6,6 +6,7 @@ import os
 import sys
 import webbrowser
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 from itertools import islice
@@ -380,6 +381,67 @@ def evaluate(
 
 
 @app.command()
+def report(
+    file: Annotated[
+        Path, typer.Argument(help="Parquet or CSV: request, item, score, label; see `data check`.")
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    reranker: Annotated[
+        str, typer.Option(help="The model to train, such as setrank; a wrong name lists all.")
+    ] = "prm",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each run.")] = 10,
+    train_lists: Annotated[
+        int, typer.Option(min=0, help="Use at most so many training lists; 0: all.")
+    ] = 0,
+    learning_rates: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--learning-rate",
+            help="Can be repeated: validation chooses one for each method; 0.002 and 0.01 if none "
+            "is given.",
+        ),
+    ] = None,
+    effect: Annotated[
+        float, typer.Option(help="The smallest difference of NDCG@6 that matters to you.")
+    ] = 0.01,
+    budget: Annotated[
+        float, typer.Option(min=0, help="Minutes that it may take, else it does not begin; 0: any.")
+    ] = 0.0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Runs side by side; 0: one for each core, at most 4.")
+    ] = 0,
+    results: Annotated[Path, typer.Option(help="The folder of records.")] = Path("results"),
+    runs: Annotated[Path, typer.Option(help="The folder of weights.")] = Path("runs"),
+    settings: Annotated[list[str] | None, _settings_option("options.dim=32")] = None,
+) -> None:
+    """Does denoising help on your own candidate lists, by how much, at what cost? As an HTML file.
+
+    Says what it will take before it begins. Given again after an interruption, it goes on.
+    """
+    from dnrlib.experiments import merge
+
+    try:
+        from dnrlib.report import Asked, find, write
+    except ImportError as error:
+        raise ConfigError(f"a report has figures: pip install 'dnrlib[book]' ({error})") from error
+    given = _settings(settings)
+    if train_lists:
+        given = merge({"data": {"train_lists": train_lists}}, given)
+    rates = tuple(learning_rates or Asked.learning_rates)
+    asked = Asked(str(file), reranker, seeds, epochs, rates, effect, given)
+    if out.is_dir():
+        raise ConfigError(f"out = {str(out)!r}: is a folder; name the HTML file to write")
+    say = partial(console.print, markup=False)
+    found = find(asked, workers or min(4, cores()), results, runs, budget, say)
+    write(found, out)
+    console.print(f"{found.answer.headline}. {found.answer.sentence}", markup=False)
+    for text in found.answer.besides:
+        console.print(f"Before you believe it: {text}", markup=False)
+    console.print(f"Wrote {out}")
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run's name, or the path of its record.")],
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
@@ -399,10 +461,12 @@ def export(
 def _find(run: str) -> Path:
     from dnrlib.records import RESULTS
 
-    for path in sorted(RESULTS.rglob("*.json")):
-        if path.stem == run:
-            return path
-    raise DataError(RESULTS, f"no record of a run {run!r}")
+    known = {path.stem: path for path in sorted(RESULTS.rglob("*.json"))}
+    if run in known:
+        return known[run]
+    close = get_close_matches(run, known, n=1)
+    meant = f"did you mean {close[0]}?" if close else f"its records are {RESULTS}/*/RUN.json"
+    raise DataError(RESULTS, f"no record of a run {run!r}; {meant}")
 
 
 @app.command()
@@ -546,7 +610,8 @@ def _print_again(found: Any) -> None:
         then, now = (one.metrics["test"][name] for one in (found.recorded, found.again))
         off = found.difference(name)
         cells = [_number(then), _number(now), "–" if off != off else f"{off:+.4f}"]
-        table.add_row(name, *cells, f"{allowed:.4f}", found.verdict(name))
+        limit = f"{allowed:.4f}" if allowed >= 5e-5 else f"{allowed:.0e}"
+        table.add_row(name, *cells, limit, found.verdict(name))
     console.print(table)
     console.print(f"Tolerance: {found.why}", markup=False)
 
@@ -645,28 +710,123 @@ def book(
         list[str] | None,
         typer.Option("-p", metavar="KEY VALUE", help="A parameter of the chapter, as YAML."),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the result in a browser.")] = False,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY VALUE", help="One of a second set of parameters, to compare."),
+    ] = None,
+    show: Annotated[
+        bool | None,
+        typer.Option(
+            "--open/--no-open",
+            help="Open the result in a browser; by default that of a chapter, where there is a "
+            "display.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Chapters at once; by default one for each core.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Execute again what nothing has changed for.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only say which pages of the site are old, and why."),
+    ] = False,
     durations: Annotated[
         bool,
         typer.Option("--record-durations", help="Also write book/durations.json, to predict from."),
     ] = False,
 ) -> None:
-    """Execute the chapters with papermill and render the site."""
-    from dnrlib.book import build, parse_parameters, record_durations, run_chapter
+    """Execute the chapters with papermill and render the site, or one chapter."""
+    from dnrlib.book import build, parse_parameters, record_durations
+    from dnrlib.book.compare import compare
+    from dnrlib.book.single import has_display, make_chapter
 
-    if parameter and not chapter:
-        raise ConfigError("-p needs --chapter NAME: which chapter is the parameter for?")
+    if (parameter or beside) and not chapter:
+        option = "-p" if parameter else "--beside"
+        raise ConfigError(f"{option} needs --chapter NAME: which chapter is the parameter for?")
+    if check:
+        _check_pages()
+        return
     name = _resolve(dataset)
-    if chapter:
-        pairs = [_pair("-p", pair) for pair in parameter or []]
-        page = run_chapter(chapter, parse_parameters(pairs), profile, name)
+    first, second = (
+        parse_parameters(_pair(option, pair) for pair in pairs or [])
+        for option, pairs in (("-p", parameter), ("--beside", beside))
+    )
+    if chapter and beside:
+        page = compare(chapter, first, second, profile, name)
+    elif chapter:
+        page = make_chapter(chapter, first, profile, name)
     else:
-        page = build(profile, name)
+        page = build(profile, name, workers=workers, fresh=fresh)
     if durations:
         console.print(f"Wrote {record_durations()}")
-    console.print(f"Open {page}")
-    if show:
+    console.print(f"Open {page}", soft_wrap=True)
+    if show or (show is None and chapter and has_display()):
         webbrowser.open(page.as_uri())
+
+
+def _check_pages() -> None:
+    """Print which pages are not what the sources would give; exit code 1 if there are any."""
+    from dnrlib.book import current
+
+    old = {page: why for page, why in current().items() if why}
+    for page, why in old.items():
+        console.print(f"{page}: {why}", markup=False, soft_wrap=True)
+    console.print("make book renews them." if old else "Every page is current.")
+    if old:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pdf() -> None:
+    """Print the site that `dnr book` made as one PDF, by Chromium."""
+    from dnrlib.book.print import print_book
+
+    console.print(f"Wrote {print_book()}", soft_wrap=True)
+
+
+@app.command()
+def grade(
+    answers: Annotated[
+        Path, typer.Argument(help="A program or notebook, or a folder with those of a class.")
+    ],
+    assignment: Annotated[
+        bool,
+        typer.Option("--assignment", help="Count the assignment's tasks, with their points."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row for each file.")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="Time limit of each task.")] = 60.0,
+) -> None:
+    """Points and feedback for answers to the book's exercises, by the names of their functions.
+
+    The answers are run, in a process of their own: that of strangers belongs in a container.
+    """
+    from dnrlib.exercises.grade import answer_files, grade, print_marks
+
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv: choose one")
+    folder = answers if answers.is_dir() else answers.parent
+    files = answer_files(answers) if answers.is_dir() else [answers]
+    if not files:
+        raise DataError(answers, "there is no program and no notebook in this folder")
+    marks = {path.relative_to(folder): grade(path, assignment, seconds) for path in files}
+    if not any(marks.values()):
+        raise DataError(answers, "no function has the name of an exercise, such as ndcg")
+    print_marks(console, marks, "json" if as_json else "csv" if as_csv else "")
+
+
+@app.command()
+def slides() -> None:
+    """Write the lectures into the rendered site again, after a change in book/slides."""
+    from dnrlib.book.slides import write_slides
+    from dnrlib.book.stamps import SITE
+
+    if not SITE.is_dir():
+        raise DataError(SITE, "there is no site yet: run `dnr book` first")
+    for deck in write_slides(SITE, Path()):
+        console.print(f"Open {deck}")
 
 
 def _exit_code(error: Exception) -> int:
@@ -674,12 +834,15 @@ def _exit_code(error: Exception) -> int:
 
 
 def _join_pairs(arguments: list[str]) -> list[str]:
-    """``-p key value``, as papermill has it, as ``-p key=value``, which Typer can read."""
+    """``-p key value``, as papermill has it, as ``-p key=value``, which Typer can read.
+
+    So it is with ``--beside``.
+    """
     joined: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         joined.append(argument)
-        if argument == "-p":
+        if argument in ("-p", "--beside"):
             key = next(rest, "")
             joined.append(key if "=" in key else "=".join([key, *islice(rest, 1)]))
     return joined

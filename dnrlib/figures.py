@@ -24,6 +24,8 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from myst_nb import glue
 
+from dnrlib.files import replacing
+
 # Okabe and Ito's colours, with Tol's indigo and wine: told apart with every common colour vision.
 METHOD_COLOURS = {
     "score": "#4D4D4D",
@@ -44,10 +46,15 @@ METHOD_COLOURS = {
     "DNR-B-no-adv": "#AA4499",
     "DNR-B-no-x": "#222222",
 }
+"""Method -> colour, the same in every figure."""
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#4D4D4D"]
+"""For all else, in this order."""
 
-# Candidates by what the user made of them.
 KIND_COLOURS = {"liked": PALETTE[0], "not liked": PALETTE[1], "not shown": "#999999"}
+"""Of candidates, by what the user made of them."""
+
+WRITTEN = "DNR_FIGURES_WRITTEN"
+"""The environment's variable for the file in which the names of written figures are put down."""
 
 STYLE: dict[str, Any] = {
     "figure.figsize": (5.2, 3.3),  # at this size the text can be read at the width of a phone
@@ -90,7 +97,7 @@ def save(fig: Figure, name: str, alt: str, caption: str, folder: Path | str = "f
 
     Args:
         fig: a Matplotlib figure.
-        name: lower-case letters, digits and hyphens; {numref}`fig-NAME` refers to it.
+        name: lower-case letters, digits and hyphens; ``{numref}`fig-NAME``` refers to it.
         alt: what the figure shows, for those who cannot see it; plain text.
         caption: MyST, so that formulas, citations and references work.
         folder: where to write.
@@ -102,6 +109,7 @@ def save(fig: Figure, name: str, alt: str, caption: str, folder: Path | str = "f
     svg = _svg(fig, name)
     plt.close(fig)
     _write(Path(folder) / f"{name}.svg", svg)
+    _note(Path(folder) / f"{name}.svg")
     alt = " ".join(alt.split())
     myst = (
         f":::{{figure}} /figures/{name}.svg\n:name: fig-{name}\n"
@@ -122,7 +130,7 @@ def table(
 
     Args:
         rows: a Polars frame, or mappings from column title to value with the same keys in each.
-        name: lower-case letters, digits and hyphens; {numref}`tab-NAME` refers to it.
+        name: lower-case letters, digits and hyphens; ``{numref}`tab-NAME``` refers to it.
         caption: MyST.
         digits: decimals of a floating-point value; None and NaN are shown as a dash.
 
@@ -172,10 +180,15 @@ def _svg(fig: Figure, name: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def _note(path: Path) -> None:
+    """Say that this chapter has written a figure of the book, when the builder wants to know."""
+    if (written := os.environ.get(WRITTEN)) and path.parent == Path("figures"):
+        with Path(written).open("a", encoding="utf-8") as names:
+            names.write(f"{path.name}\n")
 
 
 def _is_number(value: Any) -> bool:

@@ -502,9 +502,9 @@ def test_parameters_of_a_chapter_are_read_as_papermill_has_them(dnr, monkeypatch
         asked.append(arguments)
         return Path("page.html").absolute()
 
-    monkeypatch.setattr("dnrlib.book.run_chapter", chapter)
+    monkeypatch.setattr("dnrlib.book.single.make_chapter", chapter)
     code, out, _ = dnr(
-        "book", "--chapter", "one", "--dataset", "simulated", "--profile", "ci",
+        "book", "--no-open", "--chapter", "one", "--dataset", "simulated", "--profile", "ci",
         "-p", "low", "-3", "-p", "flag", "false", "-p", "rate=-0.5", "-p", "name", "a=b",
         "-p", "sizes", "[1, 2]",
     )  # fmt: skip
@@ -516,7 +516,7 @@ def test_parameters_of_a_chapter_are_read_as_papermill_has_them(dnr, monkeypatch
 
 def test_the_book_is_built_with_profile_and_data(dnr, monkeypatch, tmp_path):
     asked, opened = [], []
-    monkeypatch.setattr("dnrlib.book.build", lambda *given: asked.append(given) or tmp_path)
+    monkeypatch.setattr("dnrlib.book.build", lambda *given, **_: asked.append(given) or tmp_path)
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("dnrlib.data.resolve", lambda dataset: ("ml-100k", f"No {dataset} here."))
     monkeypatch.setattr("dnrlib.book.record_durations", lambda: "book/durations.json")

@@ -1,37 +1,64 @@
-"""The build, from the stored chapters to the site."""
+"""The build, from the stored chapters to the site.
+
+First every chapter is executed whose last execution (`dnrlib.book.executed`) is no longer what the
+sources would give (`dnrlib.book.stamps`), several at once. Then each is decorated
+(`dnrlib.book.decorate`) and all pages are rendered together: only there does a page see values of
+another one, so that a chapter that is not executed again still shows the others' new values.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dnrlib.book.durations import LAST, key_of, note, predicted, record
-from dnrlib.book.execute import execute
-from dnrlib.book.notebooks import BookError, chapters, defaults, pages, read_chapter
-from dnrlib.book.parameters import fitted, load_profile
+import nbformat
+from nbformat import NotebookNode
+
+from dnrlib.book import executed, jobs, stamps
+from dnrlib.book.decorate import decorate
+from dnrlib.book.durations import LAST, record
+from dnrlib.book.execute import Kernels
+from dnrlib.book.execution import keep, kept
+from dnrlib.book.jobs import Job
+from dnrlib.book.notebooks import BookError, chapters, pages, read_chapter
+from dnrlib.book.opening import check_chapters
+from dnrlib.book.parameters import load_profile, meant
+from dnrlib.book.plan import chapter_parameters, plan
 from dnrlib.book.prose import check_glue, check_prose
+from dnrlib.book.repository import write_config
 from dnrlib.book.site import check_site, render
+from dnrlib.book.slides import write_slides
+from dnrlib.book.stamps import SITE
 from dnrlib.book.symbols import NOTATION, check_symbols, with_anchors
+from dnrlib.environment import cores
 from dnrlib.errors import ConfigError
-from dnrlib.units import duration
 
 SOURCE = Path("_build/book-source")
-SITE = Path("_build/html")
 
 
-def build(profile: str = "quick", dataset: str | None = None, root: Path | str = ".") -> Path:
-    """Execute every chapter, render the site and check it.
+def build(
+    profile: str = "quick",
+    dataset: str | None = None,
+    root: Path | str = ".",
+    workers: int | None = None,
+    fresh: bool = False,
+) -> Path:
+    """Execute the chapters, render the site and check it.
 
     There is a site afterwards only if everything went well: an earlier one is removed at the start.
+    Chapters that were executed stay so, and are not executed again until something that they depend
+    on changes.
 
     Args:
         profile: the name of a file in `book/profiles`.
         dataset: goes to every chapter with a parameter `dataset`; by default the profile decides.
         root: the folder of `_toc.yml`; chapters are executed in it.
+        workers: chapters at once, by default one for each core, which then has one thread.
+        fresh: execute every chapter, whatever has changed.
 
     Returns:
         The site's first page.
@@ -39,24 +66,87 @@ def build(profile: str = "quick", dataset: str | None = None, root: Path | str =
     Raises:
         ConfigError: an unknown profile, or a parameter that does not fit.
         BookError: a chapter is not stored as it must be, a bare number in prose, a symbol that
-            nobody explains, a failing cell, a warning of Jupyter Book, or a fault of the site.
+            nobody explains, a failing cell, a warning of Jupyter Book, a fault of the site, or
+            sources that changed while it was built.
     """
-    root = Path(root).resolve()
-    shutil.rmtree(root / SITE, ignore_errors=True)
-    shutil.rmtree(root / SOURCE, ignore_errors=True)
-    plan = _plan(root, profile, dataset)
+    root, workers = Path(root).resolve(), workers or cores()
+    if workers < 1:
+        raise ConfigError(f"workers = {workers}: must be at least 1")
+    for folder in (SITE, SOURCE):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    parameters = plan(root, profile, dataset)
+    check_sources(root)
+    now = stamps.executions(root, profile, dataset)
+    waiting = [name for name in parameters if fresh or not _is_current(root, name, now[name])]
+    paths = chapters(root)
+    jobs.run_all(
+        [Job.of(root, paths[name], profile, parameters[name], now[name]) for name in waiting],
+        workers,
+    )
+    built = write_pages(root, profile, dataset)
+    rendered = render(root / SOURCE, pages(root)[0])
+    write_slides(rendered, root)
+    _refuse(check_site(rendered), "faults of the site")
+    why = stamps.stale(built, stamps.site_stamps(root, profile, dataset))
+    _refuse(
+        [f"{page}: {reason}" for page, reason in why.items() if reason],
+        "sources changed while the site was made; build it again",
+    )
+    stamps.write_stamps(rendered, profile, dataset, built)
+    os.replace(rendered, root / SITE)
+    return root / SITE / "index.html"
+
+
+def check_sources(root: Path) -> None:
+    """What can be wrong with the pages is found before anything is executed.
+
+    Raises:
+        BookError: names page and fault.
+    """
     _refuse(_found(root, check_prose), "numbers in prose that are not bound")
     _refuse(_found(root, check_glue), "values of another page need a format, such as :.3f or :s")
     _refuse(check_symbols(root), "symbols that are not explained")
-    began = time.time()
-    for number, (name, path) in enumerate(chapters(root).items(), start=1):
-        print(f"[{number}/{len(plan)}] {name}", flush=True)
-        _execute(root / path, root / SOURCE / path, plan[name], root, profile)
-    _copy_the_rest(root, since=began)
-    rendered = render(root / SOURCE, pages(root)[0])
-    _refuse(check_site(rendered), "faults of the site")
-    os.replace(rendered, root / SITE)
-    return root / SITE / "index.html"
+    _refuse(check_chapters(root), "chapters that lack what every chapter has")
+
+
+def _is_current(root: Path, name: str, now: Mapping[str, str]) -> bool:
+    """Whether the last execution is what the sources would give now; says so, or why not."""
+    if (notebook := executed.load(root, name)) is None:
+        return False
+    execution = kept(notebook)
+    if changed := stamps.changes(execution.stamp, now):
+        print(f"{name}: {' and '.join(changed)} changed", flush=True)
+        return False
+    print(f"{name}: nothing has changed since {execution.when}; not executed again", flush=True)
+    return True
+
+
+def write_pages(root: Path, profile: str, dataset: str | None) -> dict[str, dict[str, str]]:
+    """Decorate the executed chapters, and put all of the book where it is rendered, in `SOURCE`.
+
+    Returns:
+        Page -> part -> hash, of what it was made from.
+    """
+    known = {}
+    for name, path in chapters(root).items():
+        notebook = executed.load(root, name)
+        if notebook is None:
+            raise BookError(f"chapter {name} was not executed")
+        known[name] = dict(kept(notebook).stamp)
+        # the same parameters may belong to another profile
+        keep(replace(kept(notebook), profile=profile), notebook)
+        page = executed.with_text_of(notebook, read_chapter(root / path))
+        write_page(page, root, root / SOURCE / path)
+    built = stamps.site_stamps(root, profile, dataset, known)
+    copy_the_rest(root, root / SOURCE)
+    return built
+
+
+def write_page(notebook: NotebookNode, root: Path, target: Path) -> None:
+    """Decorate an executed chapter and write it."""
+    decorate(notebook, root)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)
 
 
 def run_chapter(
@@ -65,6 +155,8 @@ def run_chapter(
     profile: str = "quick",
     dataset: str | None = None,
     root: Path | str = ".",
+    target: Path | None = None,
+    kernels: Kernels | None = None,
 ) -> Path:
     """Execute one chapter, without rendering it.
 
@@ -72,53 +164,35 @@ def run_chapter(
         name: the file's name without its ending.
         parameters: what differs from the profile; see `parse_parameters` for those typed by hand.
         profile, dataset, root: as in `build`.
+        target: where to write the executed notebook, by default `_build/chapters/NAME.ipynb`.
+        kernels: of those that run side by side; by default one that uses all cores.
 
     Returns:
-        The executed notebook, `_build/chapters/NAME.ipynb`.
+        The executed notebook.
 
     Raises:
         ConfigError: no such chapter or profile, or a parameter that does not fit.
         BookError: the chapter is not stored as it must be, or a cell failed.
     """
     root = Path(root).resolve()
-    known = chapters(root)
-    if name not in known:
-        raise ConfigError(f"no chapter {name!r}; there are: {', '.join(known)}")
-    chosen = load_profile(root, profile, known)[name]
-    final = _parameters(root / known[name], chosen, dataset, parameters or {})
-    target = root / "_build" / "chapters" / f"{name}.ipynb"
-    _execute(root / known[name], target, final, root, profile, like_the_last=not parameters)
+    job = chapter_job(name, parameters or {}, profile, dataset, root)
+    (notebook,) = jobs.side_by_side(jobs.run, [job], 1, kernels or Kernels(cores()))
+    target = target or root / "_build" / "chapters" / f"{name}.ipynb"
+    write_page(notebook, root, target)
     return target
 
 
-def _execute(
-    source: Path,
-    target: Path,
-    parameters: Mapping[str, Any],
-    root: Path,
-    profile: str,
-    like_the_last: bool = True,
-) -> None:
-    """Execute a chapter, say before what it will take and then what it took, and remember that.
-
-    Where it is not like the last of its profile and data set, nothing is predicted or remembered.
-    """
-    name = source.stem
-    dataset = {**defaults(read_chapter(source)), **parameters}.get("dataset", "no data set")
-    key = key_of(name, profile, dataset)
-    expected = predicted(root, key, _speed) if like_the_last else None
-    said = "not known yet" if expected is None else duration(expected)
-    print(f"{name}: predicted time: {said}", flush=True)
-    seconds = execute(source, target, parameters, root, profile, expected)
-    print(f"{name}: executed in {duration(seconds)} (predicted: {said})", flush=True)
-    if like_the_last:
-        note(root, key, seconds)
-
-
-def _speed() -> float:
-    from dnrlib.costs import reference_speed  # needs torch, which chapters have for themselves
-
-    return reference_speed()
+def chapter_job(
+    name: str, parameters: Mapping[str, Any], profile: str, dataset: str | None, root: Path
+) -> Job:
+    """The execution of one chapter; arguments and errors are those of `run_chapter`."""
+    known = chapters(root)
+    if name not in known:
+        raise ConfigError(f"no chapter {name!r}; {meant(name, known)}")
+    chosen = load_profile(root, profile, known)[name]
+    final = chapter_parameters(root / known[name], chosen, dataset, parameters)
+    stamp = stamps.execution_parts(root, known[name], final, stamps.shared_parts(root))
+    return Job.of(root, known[name], profile, final, stamp, is_usual=not parameters)
 
 
 def record_durations(root: Path | str = ".") -> Path:
@@ -130,25 +204,7 @@ def record_durations(root: Path | str = ".") -> Path:
     root = Path(root).resolve()
     if not (root / LAST).exists():
         raise BookError(f"{LAST} is not there: execute the chapters first")
-    return record(root, _speed())
-
-
-def _plan(root: Path, profile: str, dataset: str | None) -> dict[str, dict[str, Any]]:
-    """Chapter to parameters; everything that can be wrong is found before anything is executed."""
-    known = chapters(root)
-    chosen = load_profile(root, profile, known)
-    return {name: _parameters(root / path, chosen[name], dataset) for name, path in known.items()}
-
-
-def _parameters(
-    path: Path,
-    profile: Mapping[str, Any],
-    dataset: str | None,
-    given: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    own = defaults(read_chapter(path))
-    shared = {"dataset": dataset} if dataset and "dataset" in own else {}
-    return fitted({**profile, **shared, **(given or {})}, own, path.stem)
+    return record(root, jobs.speed())
 
 
 def _found(root: Path, check: Callable[[Path], list[str]]) -> list[str]:
@@ -160,18 +216,17 @@ def _refuse(faults: list[str], what: str) -> None:
         raise BookError(f"{what}:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
-def _copy_the_rest(root: Path, since: float) -> None:
-    """Copy what belongs to the book besides notebooks, and the figures that this build wrote."""
-    source = root / SOURCE
-    others = shutil.ignore_patterns("*.ipynb", "*.json", "flows", "profiles", "_static", ".*")
+def copy_the_rest(root: Path, source: Path) -> None:
+    """Copy what belongs to the book besides chapters, and the figures that these have written."""
+    others = shutil.ignore_patterns(
+        "*.ipynb", "*.json", "flows", "profiles", "slides", "_static", ".*"
+    )
     shutil.copytree(root / "book", source / "book", ignore=others, dirs_exist_ok=True)
     if (notation := source / NOTATION).is_file():
         notation.write_text(with_anchors(notation.read_text("utf-8")), "utf-8")
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copyfile(root / name, source / name)
+    shutil.copyfile(root / "_toc.yml", source / "_toc.yml")
+    write_config(root, source / "_config.yml")
     if (root / "book/_static").is_dir():
-        shutil.copytree(root / "book/_static", source / "_static")
-    (source / "figures").mkdir()
-    for figure in (root / "figures").glob("*"):
-        if figure.stat().st_mtime >= since:
-            shutil.copyfile(figure, source / "figures" / figure.name)
+        shutil.copytree(root / "book/_static", source / "_static", dirs_exist_ok=True)
+    figures = root / executed.EXECUTED / "figures"
+    shutil.copytree(figures, source / "figures", dirs_exist_ok=True)

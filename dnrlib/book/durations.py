@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from dnrlib.environment import machine
 from dnrlib.files import replacing
 
@@ -35,39 +37,46 @@ def predicted(root: Path, key: str, speed: Callable[[], float]) -> float | None:
         None where neither is known.
     """
     last = read(root / LAST)
-    if last.get("machine") == machine() and (seconds := _seconds(last, key)) is not None:
-        return seconds
+    if last.get("machine") == machine() and key in last["seconds"]:
+        return last["seconds"][key]
     recorded = read(root / RECORDED)
-    seconds, its_speed = _seconds(recorded, key), recorded.get("speed")
-    return seconds * its_speed / speed() if seconds is not None and its_speed else None
+    if "speed" not in recorded or key not in recorded["seconds"]:
+        return None
+    return recorded["seconds"][key] * recorded["speed"] / speed()
 
 
 def note(root: Path, key: str, seconds: float) -> None:
     """Remember an execution; those of another machine that has shared the folder are dropped."""
-    last = read(root / LAST)
-    known = last["seconds"] if last.get("machine") == machine() else {}
-    _write(root / LAST, {"machine": machine(), "seconds": {**known, key: round(seconds, 1)}})
+    path = root / LAST
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # chapters end side by side
+        last = read(path)
+        known = last["seconds"] if last.get("machine") == machine() else {}
+        _write(path, {"machine": machine(), "seconds": {**known, key: round(seconds, 1)}})
 
 
 def record(root: Path, speed: float) -> Path:
-    """Write the last executions on this machine to `RECORDED`, in place of what it has."""
+    """Add the last executions on this machine to `RECORDED`, in place of what it has of them.
+
+    The others stay; where they come from another machine, as what they would take on this one.
+    """
     last, path = read(root / LAST), root / RECORDED
-    _write(path, {"speed": round(speed, 1), **last})
+    before = read(path)
+    factor = before.get("speed", speed) / speed if before.get("machine") != machine() else 1.0
+    scaled = {key: round(seconds * factor, 1) for key, seconds in before["seconds"].items()}
+    seconds = {**scaled, **last["seconds"]}
+    _write(path, {"machine": machine(), "speed": round(speed, 1), "seconds": seconds})
     return path
 
 
-def _seconds(content: dict[str, Any], key: str) -> float | None:
-    value = content.get("seconds", {}).get(key)
-    return float(value) if isinstance(value, int | float) else None
-
-
 def read(path: Path) -> dict[str, Any]:
-    """Nothing if it is not there or damaged: the next execution replaces it."""
+    """What is sound of it, with ``seconds`` in any case: the next execution replaces the rest."""
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and isinstance(content.get("seconds"), dict) else {}
+        seconds = {k: float(v) for k, v in content["seconds"].items() if isinstance(v, int | float)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {"seconds": {}}
+    return {**content, "seconds": seconds}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,70 +1,155 @@
-"""Execution of one chapter with papermill."""
+"""Execution of one chapter with papermill, in a kernel of its own."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
-import time
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock, current_thread, main_thread
 from typing import Any
 
-import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
+from jupyter_core.utils import ensure_event_loop, run_sync
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from dnrlib.book.notebooks import BookError, code_cells
-from dnrlib.book.provenance import add_provenance
-from dnrlib.book.symbols import add_symbols
+from dnrlib.figures import WRITTEN
 
-# sockets in files: a kernel on TCP warns on every start that others on the machine may listen
-_KERNEL = Config() if sys.platform == "win32" else Config(KernelManager={"transport": "ipc"})
+
+class _Manager(AsyncKernelManager):
+    """Closes its client too: papermill does so only with a kernel that it started itself."""
+
+    written: Path
+    """The file in which the chapter puts down what figures it has written."""
+
+    def client(self, **kwargs: Any) -> Any:
+        """As its base does."""
+        self.its_client = super().client(**kwargs)
+        return self.its_client
+
+    def figures(self) -> list[str]:
+        """Files in `figures/` that the chapter has written."""
+        names = self.written.read_text("utf-8").splitlines() if self.written.exists() else []
+        return sorted(set(names))
+
+    def end(self) -> None:
+        """End the kernel, if it has not ended, and what is connected to it."""
+        if hasattr(self, "its_client"):
+            self.its_client.stop_channels()
+        run_sync(self.shutdown_kernel)(now=True)
+        if current_thread() is not main_thread():  # which has its loop to the end
+            ensure_event_loop().close()
+
+    def kill(self) -> None:
+        """End the kernel from another thread than that which started it."""
+        assert isinstance(self.provisioner, LocalProvisioner)
+        assert self.provisioner.process is not None
+        self.provisioner.process.kill()
+
+
+class Kernels:
+    """The kernels of chapters that are executed side by side, each in a thread.
+
+    Args:
+        threads: that each may compute with, unless OMP_NUM_THREADS says so already.
+    """
+
+    def __init__(self, threads: int = 1):
+        self.threads = threads
+        self._running: set[_Manager] = set()
+        self._stopped = False
+        self._lock = Lock()
+
+    @contextmanager
+    def one(self, folder: Path) -> Iterator[_Manager]:
+        """A kernel that works in `folder`, and ends afterwards.
+
+        Raises:
+            BookError: all were stopped.
+        """
+        with tempfile.TemporaryDirectory() as own:
+            manager = self._start(folder, Path(own))
+            try:
+                yield manager
+            finally:
+                with self._lock:
+                    self._running.discard(manager)
+                manager.end()
+
+    def _start(self, folder: Path, own: Path) -> _Manager:
+        # sockets in files: a kernel on TCP warns on every start that others on the machine may
+        # listen; in a folder of their own: names are else given out by what files are there
+        place = {"transport": "ipc", "ip": str(own / "kernel")}
+        manager = _Manager(kernel_name="python3", **({} if sys.platform == "win32" else place))
+        manager.written = written = own / "figures"
+        with self._lock:
+            if self._stopped:
+                raise BookError("stopped")
+            run_sync(manager.start_kernel)(
+                cwd=str(folder),
+                env={"OMP_NUM_THREADS": str(self.threads), **os.environ, WRITTEN: str(written)},
+                extra_arguments=["--HistoryManager.hist_file=:memory:"],
+            )
+            self._running.add(manager)
+        return manager
+
+    def stop(self) -> None:
+        """End all that run, from whichever thread, and start none any more."""
+        with self._lock:
+            self._stopped = True
+            for manager in self._running:
+                manager.kill()
 
 
 def execute(
-    source: Path,
-    target: Path,
-    parameters: Mapping[str, Any],
-    root: Path,
-    profile: str,
-    predicted: float | None = None,
-) -> float:
-    """Execute the notebook `source` with `root` as its folder, and write it to `target`.
+    source: Path, parameters: Mapping[str, Any], root: Path, kernels: Kernels, output: Any
+) -> tuple[NotebookNode, list[str]]:
+    """Execute the notebook `source` with `root` as its folder.
 
-    What cells print is passed on as it comes. Added are the symbols of the page, and how it was
-    made, with what was ``predicted``, in seconds.
+    Args:
+        source: the notebook, as it is stored.
+        parameters: what papermill is given.
+        root: the folder of `_toc.yml`.
+        kernels: of which one is used.
+        output: has `write` and `flush`; is given what cells print, as it comes.
 
     Returns:
-        Seconds that it took.
+        The notebook with its outputs, and the files that it has written to `figures/`.
 
     Raises:
-        BookError: a cell failed; the message holds the cell and its traceback.
+        BookError: a cell failed; the message holds the cell and its traceback. Or the kernel died.
     """
-    logging.getLogger("papermill").setLevel(logging.WARNING)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says is in its exceptions
     try:
-        notebook = papermill.execute_notebook(
-            source,
-            target,
-            dict(parameters),
-            cwd=root,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            config=_KERNEL,
-        )
+        with kernels.one(root) as manager:
+            notebook = papermill.execute_notebook(
+                source,
+                None,
+                dict(parameters),
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=output,
+                km=manager,
+            )
+            figures = manager.figures()
     except PapermillExecutionError as error:
         raise BookError(_failure(source, error.exec_count, error.source, error.traceback)) from None
-    seconds = time.monotonic() - began
+    except DeadKernelError as error:
+        raise BookError(
+            f"chapter {source.stem}: its kernel died, as when memory runs out; "
+            "try fewer chapters at once"
+        ) from error
     _refuse_errors(source, notebook)
-    add_symbols(notebook, root)
-    add_provenance(notebook, root, source.stem, profile, parameters, seconds, predicted)
-    nbformat.write(notebook, target)
-    return seconds
+    return notebook, figures
 
 
 def _refuse_errors(source: Path, notebook: NotebookNode) -> None:

@@ -73,8 +73,13 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def is_parameters(cell: NotebookNode) -> bool:
+    """Whether a cell is the one that holds the parameters' defaults."""
+    return cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
+
+
 def _parameter_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    return [cell for cell in notebook.cells if is_parameters(cell)]
 
 
 def defaults(notebook: NotebookNode) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def fitted(
     """
     for name in parameters:
         if name not in defaults:
-            raise ConfigError(f"chapter {chapter}: no parameter {name!r}; {_known(defaults)}")
+            raise ConfigError(f"chapter {chapter}: no parameter {name!r}; {meant(name, defaults)}")
     return {
         name: _fitted(f"chapter {chapter}: parameter {name}", value, defaults[name])
         for name, value in parameters.items()
@@ -79,6 +80,13 @@ def _fitted(what: str, value: Any, default: Any) -> Any:
         f"{what} = {value!r} is of type {type(value).__name__}; "
         f"it must be of type {type(default).__name__}, like its default {default!r}"
     )
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """What to say of a name that is none of those known: the nearest of them, and all of them."""
+    known = list(names)
+    close = get_close_matches(name, known, n=1)
+    return "".join([*(f"did you mean {one}? " for one in close), _known(known)])
 
 
 def _known(names: Iterable[str]) -> str:
