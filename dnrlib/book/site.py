@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from dnrlib.book.finish import finish
 from dnrlib.book.notebooks import BookError
 
 _LOADING = {("link", "href"), ("object", "data"), ("video", "poster")}
@@ -55,6 +56,7 @@ def render(source: Path, first: Path) -> Path:
     if first.with_suffix("") != Path("index"):
         page = _REDIRECT.format(first=first.with_suffix(".html").as_posix())
         (site / "index.html").write_text(page, "utf-8")
+    finish(site)
     return site
 
 
