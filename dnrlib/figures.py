@@ -124,7 +124,11 @@ def save(fig: Figure, name: str, alt: str, caption: str, folder: Path | str = "f
 
 
 def table(
-    rows: Iterable[Mapping[str, Any]] | Any, name: str, caption: str, digits: int = 3
+    rows: Iterable[Mapping[str, Any]] | Any,
+    name: str,
+    caption: str,
+    digits: int = 3,
+    folded: str = "",
 ) -> Display:
     """Return the numbered table `tab-NAME`.
 
@@ -133,6 +137,7 @@ def table(
         name: lower-case letters, digits and hyphens; ``{numref}`tab-NAME``` refers to it.
         caption: MyST.
         digits: decimals of a floating-point value; None and NaN are shown as a dash.
+        folded: what the closed box says that holds the table; by default the table is open.
 
     Raises:
         ValueError: for a name that cannot be a label, an empty caption, or no rows.
@@ -145,10 +150,10 @@ def table(
     body = [[_cell(value, digits) for value in row.values()] for row in records]
     lines = [list(records[0]), ["--:" if right else ":--" for right in numeric], *body]
     grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return Display(
-        f":::{{table}} {' '.join(caption.split())}\n:name: tab-{name}\n\n{grid}\n:::",
-        _html_table(list(records[0]), body, caption),
-    )
+    myst = f":::{{table}} {' '.join(caption.split())}\n:name: tab-{name}\n\n{grid}\n:::"
+    if folded:
+        myst = f"::::{{dropdown}} {folded}\n{myst}\n::::"
+    return Display(myst, _html_table(list(records[0]), body, caption))
 
 
 def bind(**values: Any) -> None:

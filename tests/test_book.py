@@ -238,5 +238,11 @@ def test_a_table_formats_by_type():
         figures.table([], "t", "C.")
 
 
+def test_a_folded_table_is_in_a_closed_box():
+    open_table = figures.table([{"m": 1}], "t", "C.").myst
+    folded = figures.table([{"m": 1}], "t", "C.", folded="Every metric").myst
+    assert folded == f"::::{{dropdown}} Every metric\n{open_table}\n::::"
+
+
 def test_methods_have_colours_of_their_own():
     assert len(set(figures.METHOD_COLOURS.values())) == len(figures.METHOD_COLOURS)
