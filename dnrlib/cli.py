@@ -781,8 +781,12 @@ def _check_pages() -> None:
 @app.command()
 def pdf() -> None:
     """Print the site that `dnr book` made as one PDF, by Chromium."""
-    from dnrlib.book.print import print_book
-
+    try:
+        from dnrlib.book.print import print_book
+    except ImportError as error:
+        raise ConfigError(
+            f"to print takes: pip install 'dnrlib[book,browser]' ({error})"
+        ) from error
     console.print(f"Wrote {print_book()}", soft_wrap=True)
 
 
@@ -811,7 +815,16 @@ def grade(
     files = answer_files(answers) if answers.is_dir() else [answers]
     if not files:
         raise DataError(answers, "there is no program and no notebook in this folder")
-    marks = {path.relative_to(folder): grade(path, assignment, seconds) for path in files}
+    marks = {}
+    for path in files:
+        try:
+            found = grade(path, assignment, seconds)
+        except DataError as error:
+            if path == answers:
+                raise
+            errors.print(f"no points: {error}", style="yellow", markup=False)
+            found = []
+        marks[path.relative_to(folder)] = found
     if not any(marks.values()):
         raise DataError(answers, "no function has the name of an exercise, such as ndcg")
     print_marks(console, marks, "json" if as_json else "csv" if as_csv else "")
@@ -857,7 +870,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_exit_code(error))
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            errors.print("Interrupted. The same command goes on from the last finished epoch.")
+            errors.print("Interrupted. The same command goes on from what is finished.")
         raise
 
 

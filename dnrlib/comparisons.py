@@ -223,7 +223,7 @@ def in_words(differences: Mapping[str, Interval], link: str = "under") -> str:
     groups: dict[str, list[str]] = {}
     for name, found in differences.items():
         side = "above" if found.low > 0 else "below" if found.high < 0 else "not told apart"
-        groups.setdefault(side, []).append(f"{name} ({found.mean:+.3f})")
+        groups.setdefault(side, []).append(f"{name} ({round(found.mean, 3) + 0.0:+.3f})")
     return "; ".join(f"{side} {link} {_listed(names)}" for side, names in groups.items())
 
 

@@ -53,6 +53,8 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3
 KIND_COLOURS = {"liked": PALETTE[0], "not liked": PALETTE[1], "not shown": "#999999"}
 """Of candidates, by what the user made of them."""
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 WRITTEN = "DNR_FIGURES_WRITTEN"
 """The environment's variable for the file in which the names of written figures are put down."""
 
@@ -136,7 +138,8 @@ def table(
         rows: a Polars frame, or mappings from column title to value with the same keys in each.
         name: lower-case letters, digits and hyphens; ``{numref}`tab-NAME``` refers to it.
         caption: MyST.
-        digits: decimals of a floating-point value; None and NaN are shown as a dash.
+        digits: decimals of a floating-point value; None and NaN are shown as a dash, and what
+            stands between backticks in a text as code.
         folded: what the closed box says that holds the table; by default the table is open.
 
     Raises:
@@ -157,15 +160,27 @@ def table(
 
 
 def bind(**values: Any) -> None:
-    """Give values to the prose of this page: {glue:text}`NAME:.3f` prints one.
+    """Give values to the prose of this page: ``{glue:text}`NAME:.3f``` prints one.
 
-    Another page reads it as {glue:text}`PAGE.ipynb::NAME:.3f`. A string needs no format.
+    Another page reads it as ``{glue:text}`PAGE.ipynb::NAME:.3f```. A string needs no format.
 
     Args:
         values: numbers (Python, NumPy or torch scalars) and strings.
     """
     for name, value in values.items():
         glue(name, value.item() if hasattr(value, "item") else value, display=False)
+
+
+def scientific(value: float, digits: int = 0) -> str:
+    """A very small or large number for the prose, as in 2·10⁻¹⁷.
+
+    Args:
+        digits: decimals of the factor.
+    """
+    if value == 0:
+        return "0"
+    factor, exponent = f"{value:.{digits}e}".split("e")
+    return f"{factor}·10{str(int(exponent)).translate(_RAISED)}"
 
 
 def _check(name: str, **texts: str) -> None:
@@ -204,8 +219,16 @@ def _cell(value: Any, digits: int) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", str(value).replace("\n", " "))
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+        parts = re.split(r"(`[^`|]+`)", str(value).replace("\n", " "))
+        parts[::2] = map(_plain, parts[::2])  # between them is code
+        return "".join(parts)
+    # the zero that is added makes a plus of a minus before zeros alone
+    return f"{value:,}" if isinstance(value, int) else f"{round(value, digits) + 0.0:,.{digits}f}"
+
+
+def _plain(text: str) -> str:
+    """MyST that shows a text as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", text)
 
 
 def _html_table(titles: list[str], body: list[list[str]], caption: str) -> str:

@@ -37,13 +37,15 @@ class Interval:
     def __format__(self, spec: str) -> str:
         """Mean and ends with three decimals, as in ``0.577 [0.570, 0.584]``; ``+`` for signs."""
         sign = "+" if spec == "+" else ""
-        return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+        # the zero that is added makes a plus of a minus before zeros alone
+        mean, low, high = (round(end, 3) + 0.0 for end in (self.mean, self.low, self.high))
+        return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def paired_difference(
-    a: Float[np.ndarray, "*seeds lists"],
-    b: Float[np.ndarray, "*seeds lists"],
-    clusters: Shaped[np.ndarray, " lists"] | None = None,
+    a: Float[np.ndarray, "*_"],
+    b: Float[np.ndarray, "*_"],
+    clusters: Shaped[np.ndarray, "*_"] | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -63,8 +65,8 @@ def paired_difference(
 
 
 def mean_interval(
-    values: Float[np.ndarray, "*seeds lists"],
-    clusters: Shaped[np.ndarray, " lists"] | None = None,
+    values: Float[np.ndarray, "*_"],
+    clusters: Shaped[np.ndarray, "*_"] | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -118,8 +120,8 @@ class Estimate(Interval):
 
 
 def estimate(
-    values: Float[np.ndarray, "*seeds lists"],
-    clusters: Shaped[np.ndarray, " lists"] | None = None,
+    values: Float[np.ndarray, "*_"],
+    clusters: Shaped[np.ndarray, "*_"] | None = None,
     confidence: float = 0.95,
     resamples: int | None = 2000,
     seed: int = 0,
@@ -226,7 +228,7 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 
 def equivalence(found: Estimate, margin: float) -> float:
-    """p-value of the mean lying outside ±``margin``: two one-sided tests (Schuirmann 1987).
+    """p-value of the mean lying outside ± ``margin``: two one-sided tests (Schuirmann 1987).
 
     Raises:
         ConfigError: ``margin`` is not positive.
@@ -242,8 +244,8 @@ def equivalence(found: Estimate, margin: float) -> float:
 
 
 def seed_difference(
-    a: Float[np.ndarray, "seeds lists"],
-    b: Float[np.ndarray, "seeds lists"],
+    a: Float[np.ndarray, "*_"],
+    b: Float[np.ndarray, "*_"],
     confidence: float = 0.95,
 ) -> Interval:
     """Mean of a - b with Student's interval over the seeds, each seed one observation.

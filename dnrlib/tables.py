@@ -298,7 +298,8 @@ def in_words(
     """
     sides: dict[str, list[str]] = {}
     for name, one in compared.items():
-        value = f" ({one.found.mean * unit:+.{digits}f})" if one.complete else ""
+        mean = round(one.found.mean * unit, digits) + 0.0  # no minus before zeros alone
+        value = f" ({mean:+.{digits}f})" if one.complete else ""
         sides.setdefault(one.side, []).append(f"{name}{value}")
     return (
         "; ".join(f"{side} {link} {', '.join(names)}" for side, names in sides.items()) or NOT_YET

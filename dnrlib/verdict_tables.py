@@ -5,6 +5,7 @@ Nothing is loaded. Without JavaScript it is a plain table.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,12 +131,17 @@ def _details(id: str, one: Verdict, rules: Rules) -> str:
         **_provenance(one),
     }
     # the anchor is inside, so that a link to it opens what is folded
-    listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items() if v)
+    listed = "".join(f"<dt>{escape(k)}</dt><dd>{_marked(v)}</dd>" for k, v in facts.items() if v)
     return (
         f"<details><summary>{badge(one.verdict)} <code>{id}</code></summary>"
         f'<dl id="runs-{id}">{listed}</dl>{_runs(one.origins)}'
         f'<p><a href="#claim-{id}">back to the table</a></p></details>'
     )
+
+
+def _marked(text: str) -> str:
+    """HTML of a text with code between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _statistics(one: Verdict) -> dict[str, str]:

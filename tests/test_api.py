@@ -2,6 +2,7 @@ import ast
 import inspect
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -309,7 +310,9 @@ def test_signatures_over_lines_are_no_lists():
 def test_reference_and_chapters_lead_to_each_other(tmp_path, notebook):
     notebook(("markdown", "# One\n\n`theory.kl` and `dnrlib.theory`"), ("code", CELLS))
     (tmp_path / "book/api").mkdir()
-    (tmp_path / "book/api/theory.md").write_text("# Theory\n\n% modules: theory, errors\n")
+    (tmp_path / "book/api/theory.md").write_text(
+        "# Theory\n\n% modules: theory, errors, evidence\n"
+    )
     (tmp_path / "_toc.yml").write_text(
         "format: jb-book\nroot: book/one\nchapters:\n  - file: book/api/theory\n"
     )
@@ -327,4 +330,8 @@ def test_reference_and_chapters_lead_to_each_other(tmp_path, notebook):
     entry = (site / "book/api/theory.html").read_text("utf-8").split('id="dnrlib.theory.kl"')[1]
     assert '<a class="reference internal" href="../one.html">' in entry.split('id="dnrlib.')[0]
     assert "Float[Tensor, " in re.sub("<.*?>", "", entry)
+    said = re.sub("<.*?>", "", (site / "book/api/theory.html").read_text("utf-8"))
+    assert re.search(r"LOOK\s*.*= \{…\}", said)
+    assert "PROTOCOL = 'shown+sampled'" in unescape(said)
+    assert "Alias for field number" not in said
     assert [fault for fault in check_site(site) if "api/" in fault] == []

@@ -41,6 +41,25 @@ def test_unknown_profile_chapter_and_parameter_are_named(book):
         load_profile(root, "quick", ["two"])
 
 
+@pytest.mark.parametrize("profile", ["one: 3", "- one", "fast"])
+def test_a_profile_without_parameters_by_chapter_is_refused(book, profile):
+    root = book(notebook(), profile=profile)
+    with pytest.raises(ConfigError, match=r"quick\.yml: give parameters by chapter"):
+        load_profile(root, "quick", ["one"])
+
+
+@pytest.mark.parametrize(
+    "file", ["_config.yml", "_toc.yml", "book/profiles/quick.yml", "book/slides/a.yml"]
+)
+def test_a_file_that_is_not_yaml_is_named_before_anything_is_executed(book, monkeypatch, file):
+    root = book(notebook())
+    (root / file).parent.mkdir(exist_ok=True)
+    (root / file).write_text("title: [")
+    monkeypatch.setattr("dnrlib.book.jobs.run_all", lambda *_: pytest.fail("executed"))
+    with pytest.raises(BookError, match=rf"{file}: not YAML"):
+        build(root=root, dataset="simulated")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -157,6 +176,11 @@ def test_a_value_of_another_page_needs_a_format(book):
         build(root=root)
 
 
+def test_a_value_within_code_is_refused(book):
+    root = book(notebook(prose="\nWith {glue:text}`a`,\nnot `{glue:text}`a:s``."))
+    assert check_glue(root / "book/one.ipynb") == ["cell 1, line 8: `{glue:text}`a:s`"]
+
+
 def test_numbers_in_outputs_and_code_are_no_prose(book):
     assert check_prose(book(notebook("x = 0.773")) / "book/one.ipynb") == []
 
@@ -236,6 +260,24 @@ def test_a_table_formats_by_type():
     assert "| :-- | --: | --: |\n| a\\|b | 6,022 | 0.50 |\n| c | – | – |" in text
     with pytest.raises(ValueError, match="no rows"):
         figures.table([], "t", "C.")
+
+
+def test_a_table_has_no_minus_before_zeros_alone():
+    text = figures.table([{"x": -0.0004, "y": -0.0006}], "t", "C.").myst
+    assert "| 0.000 | -0.001 |" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.0, 1, "0"), (2.04e-17, 0, "2·10⁻¹⁷"), (1.46e-6, 1, "1.5·10⁻⁶"), (-3e12, 0, "-3·10¹²")],
+)
+def test_a_very_small_number_is_written_with_a_power_of_ten(value, digits, text):
+    assert figures.scientific(value, digits) == text
+
+
+def test_a_table_shows_code_as_code_and_all_else_as_it_is():
+    text = figures.table([{"m": "0 of *5*: `dnr run --all_of *` or `a"}], "t", "C.").myst
+    assert "| 0 of \\*5\\*: `dnr run --all_of *` or \\`a |" in text
 
 
 def test_a_folded_table_is_in_a_closed_box():

@@ -124,6 +124,15 @@ def test_the_table_has_name_value_default_type_and_meaning(tmp_path):
     assert "hide-input" not in page.cells[4].metadata.get("tags", [])
 
 
+def test_a_meaning_that_begins_with_a_value_keeps_it(tmp_path):
+    root = write_book(tmp_path, profile="one: {}")
+    page = notebook(parameters="a = 'x'  # x, or y\nb = 'm'  # ml-1m or m\nc = 'z'  # which one")
+    add_parameter_table(page, root, execution())
+    table = next(cell.source for cell in page.cells if "| `a` |" in cell.source)
+    for row in ("| x, or y. `str`", "| ml-1m or m. `str`", "| Which one. `str`"):
+        assert row in table
+
+
 def test_a_parameter_without_a_comment_is_refused():
     with pytest.raises(BookError, match="without a meaning: size, rate; write it as a comment"):
         parameters_of(notebook(parameters="size = 1\nrate = 0.1  #\nflag = True  # or not"))

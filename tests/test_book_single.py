@@ -62,6 +62,17 @@ def test_a_chapter_is_rendered_with_and_without_the_others(root):
     assert "see two" not in page
 
 
+def test_a_label_of_the_page_itself_is_not_looked_for_elsewhere():
+    made = nbformat.v4.new_output(
+        "display_data", {"text/markdown": ":::{table} Own\n:name: tab-own\n:::"}
+    )
+    prose = nbformat.v4.new_markdown_cell("{numref}`tab-own` and {numref}`tab-theirs`")
+    cells = [prose, nbformat.v4.new_code_cell("", outputs=[made])]
+    page = nbformat.v4.new_notebook(cells=cells)
+    single._without_absent(page, {"two": '"own", "theirs"'})
+    assert prose.source == "{numref}`tab-own` and [a table of two](two)"
+
+
 def test_nothing_is_opened_without_a_display_or_in_ci(monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "CI"):

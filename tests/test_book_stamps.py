@@ -243,6 +243,16 @@ def test_sources_that_change_while_the_site_is_rendered_refuse_it(root, built, m
     assert not (root / "_build/html").exists()
 
 
+def test_a_text_that_changes_behind_its_reader_refuses_the_site(root, built, monkeypatch):
+    def decorate(notebook, folder):
+        if kept(notebook).chapter == "two":
+            change("book/one.ipynb", "None.", "Much.")(root)
+
+    monkeypatch.setattr("dnrlib.book.builder.decorate", decorate)
+    with pytest.raises(BookError, match=r"book/one\.ipynb: what it says changed"):
+        built()
+
+
 def test_sources_that_change_while_a_chapter_is_executed_refuse_it(root, built, monkeypatch):
     def execute(source, *_):
         change("package/log.py", "1", "2")(root)
@@ -279,8 +289,26 @@ def test_pages_that_come_and_go_are_named(root, built):
     assert why["book/bibliography.md"] == "it is no longer in the book"
 
 
+def test_a_chapter_that_tells_of_the_build_gets_old_with_it(root, built):
+    nbformat.write(notebook("from dnrlib.book import durations"), root / "book/one.ipynb")
+    built()
+    write("book/durations.json")(root)
+    why = stamps.current(root)
+    assert why["book/one.ipynb"] == "the build that it tells of changed"
+    assert why["book/two.ipynb"] is None
+    assert built() == {"one"}
+
+
 def test_without_a_site_nothing_can_be_compared(root):
     with pytest.raises(BookError, match=r"stamps.json is not there: build the book first"):
+        stamps.current(root)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_broken_stamps_say_what_to_do(root, text):
+    (root / "_build/html").mkdir(parents=True)
+    (root / "_build/html/stamps.json").write_text(text)
+    with pytest.raises(BookError, match=r"stamps.json is broken: build the book again"):
         stamps.current(root)
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from made_up_book import CLOSING, OPENING, notebook
 
 from dnrlib.book import BookError, build
+from dnrlib.book.execution import Execution
 from dnrlib.book.formulas import formulas, symbols_of
 from dnrlib.book.provenance import add_provenance
 from dnrlib.book.symbols import (
@@ -19,6 +21,7 @@ from dnrlib.book.symbols import (
 )
 
 ROOT = Path(__file__).parents[1]
+NOW = "2025-11-23T00:31:49+00:00"
 TABLE = r"""# Notation
 
 | symbol | meaning | in code |
@@ -221,9 +224,10 @@ TOC = "format: jb-book\nroot: book/index\nchapters:\n  - file: book/one\n  - fil
 
 def small_book(root: Path, formula: str) -> Path:
     one = nbformat.v4.new_markdown_cell(
-        f"# One\n\n$$ {formula} $$ (eq-one)\n\n## Two\n\n{{cite}}`mao2025dnr`"
+        f"{OPENING.replace('size', 'seed')}\n$$ {formula} $$ (eq-one)\n\n## Two\n\n"
+        f"{{cite}}`mao2025dnr`\n\n{CLOSING}"
     )
-    parameters = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+    parameters = nbformat.v4.new_code_cell("seed = 0  # none", metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[one, parameters]), root / "book/one.ipynb")
     (root / "book/profiles").mkdir()
     (root / "book/profiles/quick.yml").write_text("one: {seed: 1}")
@@ -266,8 +270,9 @@ def test_the_symbols_of_the_book_are_explained():
     ],
 )
 def test_a_page_says_how_to_make_its_figures_again(parameters, command):
-    page = chapter("# One")
-    add_provenance(page, ROOT, "data-and-protocols", "ci", parameters, 1.0)
+    page = notebook()
+    execution = Execution("data-and-protocols", "ci", parameters, 1.0, None, NOW, "abc", "one", {})
+    add_provenance(page, ROOT, execution)
     [line] = [line for line in page.cells[-1].source.splitlines() if "Figures of this page" in line]
     assert line.startswith("- **Figures of this page:** `dnr book --chapter data-and-protocols")
     assert command in line

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dnrlib.book import browser
+from dnrlib.book.browser import chromium, main, page_faults, site_faults
 from dnrlib.errors import ConfigError
 
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>A page</title>
@@ -20,25 +19,12 @@ WIDE = '<div style="width: 600px; height: 20px; text-align: right">wide</div>'
 Faults = Callable[..., list[str]]
 
 
-@pytest.fixture(scope="module")
-def opened() -> Iterator[browser.Browser]:
-    # everywhere but in CI the tests pass without a browser
-    if not os.environ.get("CI"):
-        pytest.importorskip("playwright")
-        try:
-            browser.chromium()
-        except ConfigError as error:
-            pytest.skip(str(error))
-    with browser.open_browser() as one:
-        yield one
-
-
 @pytest.fixture
-def faults(opened, tmp_path: Path) -> Faults:
+def faults(browser, tmp_path: Path) -> Faults:
     def of(body: str, head: str = "", name: str = "page.html") -> list[str]:
         page = tmp_path / name
         page.write_text(PAGE.format(head=head, body=body), "utf-8")
-        return browser.page_faults(opened, page)
+        return page_faults(browser, page)
 
     return of
 
@@ -88,6 +74,14 @@ def test_an_image_without_text_or_without_a_picture(faults):
     bare = faults(f'<img src="{PIXEL}">')
     assert any(fault.endswith("has no alternative text") for fault in bare)
     assert any("(image-alt)" in fault for fault in bare)
+
+
+def test_a_figure_that_is_loaded_late_is_looked_at(faults, tmp_path):
+    late = '<div style="height: 20000px"></div><img loading="lazy" src="{}" alt="a figure">'
+    picture = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>'
+    (tmp_path / "a.svg").write_text(picture, "utf-8")
+    assert faults(late.format("a.svg")) == []
+    assert "image no.svg did not load" in faults(late.format("no.svg"))
 
 
 def test_contrast_in_each_theme(faults):
@@ -172,14 +166,14 @@ def test_the_search_index_is_for_the_search(faults, tmp_path):
     assert faults(script, name="search.html") == []
 
 
-def test_every_page_of_a_site_is_opened(opened, tmp_path):
+def test_every_page_of_a_site_is_opened(browser, tmp_path):
     (tmp_path / "book").mkdir()
     good = PAGE.format(head="", body="")
     to_the_first = '<meta http-equiv="refresh" content="0; url=book/a.html">'
     (tmp_path / "index.html").write_text(PAGE.format(head=to_the_first, body=""), "utf-8")
     (tmp_path / "book/a.html").write_text(good, "utf-8")
     (tmp_path / "book/b.html").write_text(good.replace("<h1>", "<h1><button></button>"), "utf-8")
-    (fault,) = browser.site_faults(opened, tmp_path, (375,))
+    (fault,) = site_faults(browser, tmp_path, (375,))
     assert fault.startswith("book/b.html: ")
     assert "(button-name)" in fault
 
@@ -188,12 +182,12 @@ def test_without_chromium_it_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("DNR_CHROMIUM", raising=False)
     with pytest.raises(ConfigError, match="apt-get install chromium"):
-        browser.chromium()
+        chromium()
     monkeypatch.setenv("DNR_CHROMIUM", "/no/chromium")
     with pytest.raises(ConfigError, match=r"DNR_CHROMIUM=/no/chromium is no program"):
-        browser.chromium()
+        chromium()
 
 
 def test_without_a_site_it_says_what_to_do(tmp_path, capsys):
-    assert browser.main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 1
     assert "run make book first" in capsys.readouterr().err

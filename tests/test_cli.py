@@ -264,7 +264,7 @@ def test_an_interrupted_run_says_so_and_goes_on(dnr, workplace):
     started.send_signal(signal.SIGINT)
     out, err = started.communicate()
     assert started.returncode == 130
-    assert err == "Interrupted. The same command goes on from the last finished epoch.\n"
+    assert err == "Interrupted. The same command goes on from what is finished.\n"
     assert "epoch 15/15" not in out
     code, out, _ = dnr(*command)
     assert code == 0

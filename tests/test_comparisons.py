@@ -146,6 +146,13 @@ def test_a_table_has_a_row_a_method_and_a_column_a_protocol():
     assert all(list(row) == ["concat"] and row["concat"].low > 0 for row in gains.values())
 
 
+def test_no_difference_has_a_minus_before_zeros_alone():
+    found = Interval(-0.0004, -0.0031, 0.0004, 10, 0)
+    assert f"{found}" == "0.000 [-0.003, 0.000]"
+    assert f"{found:+}" == "+0.000 [-0.003, +0.000]"
+    assert comparisons.in_words({"a": found}, "for") == "not told apart for a (+0.000)"
+
+
 def test_differences_in_words_follow_the_intervals():
     found = {
         "a": Interval(0.02, 0.01, 0.03, 9, 0),

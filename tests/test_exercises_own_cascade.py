@@ -18,7 +18,8 @@ def own_border_step(aucs, border, width):
 
 
 def own_needed_lists(lists, squared_error, by_seed, seeds, effect, z):
-    return lists * squared_error * z**2 * seeds / (effect**2 * seeds - by_seed * z**2)
+    falls = lists * (squared_error * seeds - by_seed) * z**2
+    return falls / (effect**2 * seeds - by_seed * z**2)
 
 
 def own_unbiased_dcg(clicks, shown_at, examined, new_places):
@@ -77,6 +78,6 @@ def test_the_exercise_is_what_the_report_computes():
     rng = np.random.default_rng(0)
     values = rng.normal(0, 0.1, (3, 400)) + rng.normal(0, 0.002, (3, 1))
     z = norm.ppf(1 - 0.05 / 2) + norm.ppf(0.8)
-    squared = estimate(values.mean(0)).error ** 2
+    squared = estimate(values).error ** 2
     wanted = needed_lists(400, squared, _by_seed_alone(values), 3, 0.02, z)
     assert lists_needed(values, 0.02) == math.ceil(wanted)

@@ -1,8 +1,5 @@
 """What explorers compute in the page is what dnrlib computes, and the controls move it."""
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +10,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import rel_entr
 
 from dnrlib import explorers, studies
-from dnrlib.book.browser import open_browser
 from dnrlib.distances import NAMES, Sample, distances
 from dnrlib.errors import ConfigError
 from dnrlib.explorers import list_data, noise_data, protocol_data, show
@@ -24,8 +20,6 @@ SCRIPT = Path(explorers.__file__).with_name("explorers.js")
 NOISES = {"Gaussian": GaussianNoise, "Beta": BetaNoise}
 SETTINGS = [("Beta", 0.4), ("Beta", 0.7), ("Beta", 1.0), ("Gaussian", 0.15), ("Gaussian", 0.6)]
 
-needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node to run scripts")
-
 
 @pytest.fixture(scope="module")
 def real():
@@ -35,20 +29,24 @@ def real():
     return (torch.randn(4000, 25) - 1 + labels).sigmoid(), labels
 
 
-def in_script(expression, **given):
-    """The value of a JavaScript expression, with what is given and the explorers at hand."""
-    names = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
-    program = f"{SCRIPT.read_text('utf-8')}\nconst {names};\n"
-    program += f"process.stdout.write(JSON.stringify({expression}))"
-    done = subprocess.run(
-        ["node", "-"], input=program, capture_output=True, text=True, encoding="utf-8", check=True
-    )
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def in_script(browser):
+    """Gives the value of a JavaScript function of data, with the explorers at hand."""
+    page = browser.new_page()
+    page.add_script_tag(path=SCRIPT)
+    yield page.evaluate
+    page.close()
 
 
-def numbers(data, noise, lambda_c, lambda_m=0.5):
-    call = "dnrExplorers.noiseNumbers(data, ...setting)"
-    return in_script(call, data=data, setting=[noise, lambda_c, lambda_m])
+@pytest.fixture(scope="module")
+def numbers(in_script):
+    """Gives what the explorer of noise computes."""
+
+    def of(data, noise, lambda_c, lambda_m=0.5):
+        call = "([data, ...setting]) => dnrExplorers.noiseNumbers(data, ...setting)"
+        return in_script(call, [data, noise, lambda_c, lambda_m])
+
+    return of
 
 
 def by_sampling(real, noise):
@@ -62,9 +60,8 @@ def by_sampling(real, noise):
     }
 
 
-@needs_node
 @pytest.mark.parametrize(("name", "lambda_c"), SETTINGS)
-def test_the_page_has_the_auc_and_the_distances_of_the_library(real, name, lambda_c):
+def test_the_page_has_the_auc_and_the_distances_of_the_library(numbers, real, name, lambda_c):
     found = numbers(noise_data(*real, {}, 0.4, 0.5), name, lambda_c)
     auc, apart = by_sampling(real, NOISES[name](lambda_c))
     assert found["aucs"]["real"] == pytest.approx(pooled_auc(*real), abs=1e-3)
@@ -74,8 +71,7 @@ def test_the_page_has_the_auc_and_the_distances_of_the_library(real, name, lambd
     assert set(found["distances"]["pooled"]) == set(NAMES)
 
 
-@needs_node
-def test_the_page_has_a_generator_as_it_is(real):
+def test_the_page_has_a_generator_as_it_is(numbers, real):
     torch.manual_seed(1)
     generator = MLPNoise("scores", 1.0)
     found = numbers(noise_data(*real, {"generator": generator}, 0.4, 0.5), "generator", 0.4)
@@ -85,8 +81,7 @@ def test_the_page_has_a_generator_as_it_is(real):
         assert found["distances"][part] == pytest.approx(values, abs=0.02), part
 
 
-@needs_node
-def test_without_noise_the_synthetic_score_is_the_feedback(real):
+def test_without_noise_the_synthetic_score_is_the_feedback(numbers, real):
     found = numbers(noise_data(*real, {}, 0.4, 0.5), "Beta", 0.0)
     assert found["aucs"]["synthetic"] == pytest.approx(1)
     scores, labels = real
@@ -94,10 +89,9 @@ def test_without_noise_the_synthetic_score_is_the_feedback(real):
     assert found["distances"]["pooled"]["Wasserstein"] == pytest.approx(away, abs=5e-3)
 
 
-@needs_node
 @pytest.mark.equation("eq-noise-belief")
 @pytest.mark.parametrize("lambda_m", [0.0, 0.3, 1.0])
-def test_the_line_is_the_function_of_the_score_with_the_least_loss(real, lambda_m):
+def test_the_line_is_the_function_of_the_score_with_the_least_loss(numbers, real, lambda_m):
     scores, labels = real
     data = noise_data(*real, {}, 0.6, lambda_m)
     found = numbers(data, "Beta", 0.6, lambda_m)
@@ -115,8 +109,7 @@ def test_the_line_is_the_function_of_the_score_with_the_least_loss(real, lambda_
         assert found["after"][bar] == pytest.approx(best, abs=0.01), bar
 
 
-@needs_node
-def test_the_price_is_zero_for_synthetic_scores_like_the_real_ones_and_else_positive(real):
+def test_the_price_is_zero_for_synthetic_scores_like_the_real_ones_and_else_positive(numbers, real):
     data = noise_data(*real, {}, 0.4, 0.5)
     data["generators"]["the same"] = data["real"]
     assert numbers(data, "the same", 0.4, 1.0)["excess"] == pytest.approx(0, abs=1e-12)
@@ -125,8 +118,7 @@ def test_the_price_is_zero_for_synthetic_scores_like_the_real_ones_and_else_posi
     assert 0 < prices[0] < prices[1] < prices[2]
 
 
-@needs_node
-def test_the_price_is_the_divergence_of_the_beliefs(real):
+def test_the_price_is_the_divergence_of_the_beliefs(numbers, real):
     found = numbers(noise_data(*real, {}, 0.6, 1.0), "Beta", 0.6, 1.0)
     scores, _ = real
     bars = np.histogram(scores, np.linspace(0, 1, 41))[0] / scores.numel()
@@ -136,14 +128,14 @@ def test_the_price_is_the_divergence_of_the_beliefs(real):
     assert found["excess"] == pytest.approx(price, rel=0.02)
 
 
-@needs_node
-def test_the_page_orders_and_measures_a_list_as_the_library_does():
+def test_the_page_orders_and_measures_a_list_as_the_library_does(in_script):
     torch.manual_seed(2)
     labels, values = torch.rand(5, 12) < 0.3, torch.rand(5, 12)
     labels[:, 0] = True
     data = list_data(labels, {"the score": ("score x", values)}, k=4)
-    ranked = "data.lists.map(({liked, orders}) => orders[0].map((candidate) => liked[candidate]))"
-    found = in_script(f"{ranked}.map((one) => dnrExplorers.ndcg(one, data.k))", data=data)
+    ranked = "lists.map(({liked, orders}) => orders[0].map((candidate) => liked[candidate]))"
+    call = f"({{lists, k}}) => {ranked}.map((one) => dnrExplorers.ndcg(one, k))"
+    found = in_script(call, data)
     assert found == pytest.approx(ndcg(rank(values, labels), 4).tolist())
 
 
@@ -216,15 +208,6 @@ def test_an_unknown_kind_is_refused(tmp_path):
 
 
 # In a browser -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        with open_browser() as browser:
-            yield browser
-    except ConfigError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -179,6 +179,19 @@ def test_marks_are_printed_for_people_programs_and_classes(tmp_path, capsys, wit
     assert re.search(r"ben.py\W+0\W+0\W", printed_by(capsys, tmp_path / "class")[1])
 
 
+def test_a_file_that_cannot_be_read_does_not_keep_the_class_from_its_marks(
+    tmp_path, capsys, without_a_process
+):
+    written(tmp_path, printed_solutions()["told_same"])
+    (tmp_path / "ben.ipynb").write_bytes(b"\x89PNG\x00\xff")
+    with pytest.raises(SystemExit) as stop:
+        main(["grade", str(tmp_path), "--csv"])
+    printed = capsys.readouterr()
+    assert stop.value.code == 0
+    assert printed.out.splitlines()[1:] == ["answers.py,1,1", "ben.ipynb,0,0"]
+    assert "ben.ipynb: neither a program nor a notebook" in printed.err
+
+
 def test_nothing_to_mark_is_refused(tmp_path, capsys, without_a_process):
     code, said = printed_by(capsys, written(tmp_path, "x = 1"))
     assert (code, "no function has the name of an exercise" in said) == (3, True)

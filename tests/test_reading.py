@@ -13,7 +13,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 from dnrlib.book import launch
-from dnrlib.book.browser import chromium, open_browser
+from dnrlib.book.browser import open_browser
 from dnrlib.book.launch import colab_address, complete_downloads, start_cell
 from dnrlib.book.notebooks import BookError, pages
 from dnrlib.book.previews import preview, write_previews
@@ -33,16 +33,6 @@ def texts(page: Path) -> list[str]:
         return [(ROOT / page).read_text("utf-8")]
     cells = nbformat.read(ROOT / page, as_version=4).cells
     return [cell.source for cell in cells if cell.cell_type == "markdown"]
-
-
-def has_chromium() -> bool:
-    try:
-        return bool(chromium())
-    except ConfigError:
-        return False
-
-
-needs_chromium = pytest.mark.skipif(not has_chromium(), reason="there is no Chromium")
 
 
 # the order of the pages
@@ -143,7 +133,7 @@ def test_previews_are_written_of_what_links_lead_to_and_of_nothing_else(tmp_path
     assert 'class=\\"math\\"' in written
 
 
-@needs_chromium
+@pytest.mark.usefixtures("chromium")
 def test_a_preview_comes_by_pointer_and_by_keyboard_and_goes_by_escape(tmp_path):
     static = tmp_path / "_static"
     static.mkdir()
@@ -333,7 +323,7 @@ def destinations(pdf, page: int) -> list:
     ]
 
 
-@needs_chromium
+@pytest.mark.usefixtures("chromium")
 def test_the_pdf_has_every_page_with_numbers_outline_and_links(site):
     from pypdf import PdfReader
 
@@ -358,7 +348,7 @@ def test_the_pdf_has_every_page_with_numbers_outline_and_links(site):
     assert quote(str(site)) not in (site / "_build/dnr-book.pdf").read_bytes().decode("latin-1")
 
 
-@needs_chromium
+@pytest.mark.usefixtures("chromium")
 def test_the_pdf_needs_a_site(site):
     from dnrlib.book.print import print_book
 

@@ -146,6 +146,18 @@ def test_lists_needed_are_those_of_the_textbook_where_seeds_agree():
     )
 
 
+def test_with_the_lists_needed_the_test_finds_the_effect_as_often_as_it_says():
+    """Where seeds and lists vary together, the test is cautious, and so must the number be."""
+    rng, said, found = np.random.default_rng(0), [], []
+    for _ in range(150):
+        by_list, by_both = rng.normal(0, 0.05, 300), rng.normal(0, 0.2, (3, 300))
+        values = 0.035 + by_list + by_both
+        said.append(lists_needed(values, 0.035, 0.01) <= 300)
+        found.append(estimate(values, resamples=200).p < 0.01)
+    assert sum(said) > 30
+    assert np.mean(found, where=said) > 0.7
+
+
 def test_no_number_of_lists_tells_what_seeds_hide():
     seeds = np.array([[0.05], [-0.05], [0.0]])
     assert lists_needed(seeds + noise(lists=5000), 0.01) == inf

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from dnrlib.book.browser import open_browser
+from dnrlib.book.browser import _overflowing
 from dnrlib.book.notebooks import BookError, pages
 from dnrlib.book.site import check_site
 from dnrlib.book.slides import DECKS, overflowing, write_slides
@@ -151,6 +151,8 @@ def test_formulas_of_own_words_are_left_to_mathjax(site):
         ({"take": ["one#tab-n"], "columns": ["m"]}, r"no column 'm'; there are name, n, more"),
         ({"take": ["one#tab-n"], "rows": ["c"]}, r"no row 'c'; there are a, b"),
         ("one#fig-dots", r"'one#fig-dots' should have some of"),
+        ({"take": "one#fig-dots"}, r"take = 'one#fig-dots': must be a list"),
+        ({"title": "A", "text": ["b"]}, r"text = \['b'\]: must be text"),
     ],
 )
 def test_a_fault_names_the_file_the_slide_and_the_label(site, slide, message):
@@ -194,14 +196,6 @@ def test_a_lecture_takes_what_its_pages_have(name):
         assert wanted in sources[page] or kind not in ("fig", "tab", "eq", "thm", "ex"), label
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))):
-        pytest.skip("no Chromium")
-    with open_browser() as opened:
-        yield opened
-
-
 @pytest.mark.slow
 def test_a_slide_that_does_not_fit_is_found(site, browser):
     write(
@@ -211,6 +205,8 @@ def test_a_slide_that_does_not_fit_is_found(site, browser):
         {"title": "Wide", "text": "`" + "x" * 400 + "`"},
     )
     assert overflowing(site / "lectures/talk.html", browser) == ["talk.html: Slide 3 of 5: Long"]
+    [fault] = _overflowing(browser, site)
+    assert fault == "lectures/talk.html: Slide 3 of 5: Long does not fit"
 
 
 @pytest.mark.slow

@@ -103,6 +103,12 @@ def test_the_details_hold_what_makes_a_verdict():
     assert "git's history is not here" in Tags(verdict_details({"gain": unknown}, RULES).html).text
 
 
+def test_code_in_a_reason_is_shown_as_code():
+    waiting = replace(FOUND["other"], reason="a < b: `dnr reproduce --experiment main`")
+    html = verdict_details({"other": waiting}, RULES).html
+    assert "a &lt; b: <code>dnr reproduce --experiment main</code>" in html
+
+
 def test_nothing_is_loaded():
     html = verdict_table(FOUND).html + verdict_details(FOUND, RULES).html
     assert not re.search(r"src=|https?:|@import|url\(", html)

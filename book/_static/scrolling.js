@@ -4,6 +4,7 @@
   const BOXES =
     "pre, .pst-scrollable-table-container, .dnr-scroll, div.math, mjx-container[display=true]";
   const FORMULAS = "mjx-container:not([display])";
+  const INTERVAL = /^\S+ \[[-+\d., ]+\](\*| %| points)?$/;
   const LINES = "p, li, dd, td, th, figcaption, caption";
 
   const set = (box, scrolls) => {
@@ -24,6 +25,30 @@
     }
   };
 
+  // an equation on a phone: smaller if it does not fit, else as large as the text (book.css)
+  const tighten = (formula) => {
+    formula.classList.remove("tight");
+    formula.classList.toggle("tight", formula.scrollWidth > formula.clientWidth + 1);
+  };
+
+  // a browser would break the line between a formula, or a name in code, and the bracket or the
+  // comma beside it
+  const together = (inner) => {
+    const [before, after] = [inner.previousSibling, inner.nextSibling];
+    const text = (node) => (node && node.nodeType === Node.TEXT_NODE ? node.data : "");
+    const opening = text(before).match(/[([“‘]+$/);
+    const closing = text(after).match(/^[.,;:!?)\]’”]+/);
+    if (!opening && !closing) return;
+    const all = document.createElement("span");
+    all.className = "together";
+    inner.before(all);
+    if (opening) all.append(before.splitText(before.data.length - opening[0].length));
+    all.append(inner);
+    if (!closing) return;
+    after.splitText(closing[0].length);
+    all.append(after);
+  };
+
   const watched = (act) => new ResizeObserver((seen) => seen.forEach(({ target }) => act(target)));
 
   const watch = () => {
@@ -32,14 +57,25 @@
       boxes.observe(box);
       box.addEventListener("scroll", () => mark(box), { passive: true });
     }
+    document.querySelectorAll(":is(p, li, dd, td) > :is(span.math, code)").forEach(together);
+    for (const word of document.querySelectorAll("code.literal span.pre"))
+      word.classList.toggle("short", word.textContent.length <= 20);
+    // in the next frame, as it changes the height of what is watched
+    const equations = watched((formula) => requestAnimationFrame(() => tighten(formula)));
+    for (const formula of document.querySelectorAll("div.math mjx-container[display]"))
+      equations.observe(formula);
     const lines = watched(fit);
     for (const formula of document.querySelectorAll(FORMULAS)) {
       const line = formula.closest(LINES);
       if (line) lines.observe(line);
     }
-    // a cell of prose beside cells of numbers would be squeezed to a word a line
-    for (const cell of document.querySelectorAll(".pst-scrollable-table-container td"))
-      cell.classList.toggle("long", cell.textContent.length > 60);
+    // an interval is read as one, and words beside numbers would be squeezed to one a line
+    for (const cell of document.querySelectorAll(".pst-scrollable-table-container td")) {
+      const text = cell.textContent.trim();
+      cell.classList.toggle("interval", INTERVAL.test(text));
+      cell.classList.toggle("words", text.length > 20);
+      cell.classList.toggle("long", text.length > 60);
+    }
   };
 
   window.addEventListener("load", () => {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from dnrlib.book.slides import LECTURES, overflowing
 from dnrlib.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ _UNFOLD = """() => {
 }"""
 
 _TYPESET = "() => window.MathJax && window.MathJax.startup && window.MathJax.startup.promise"
+
+# what is far below the window may wait until it comes near
+_LOAD_IMAGES = """() => Promise.allSettled([...document.images].map((image) => {
+  image.loading = "eager";
+  return image.decode();
+}))"""
 
 # what watches sizes has seen the new one when a frame was drawn after it
 _DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
@@ -178,7 +185,7 @@ def check_in_browser(site: Path, widths: Sequence[int] = WIDTHS) -> list[str]:
     A page may say nothing on the console, load nothing from elsewhere, weigh no more than 1.5 MB
     (HTML, style sheets and scripts, as files), load the search index only to search, scroll
     sideways at no width, leave no equation untypeset and no image unloaded, and have no serious
-    fault of accessibility (axe-core), light or dark.
+    fault of accessibility (axe-core), light or dark. What a slide of a lecture holds must fit.
 
     Args:
         site: the folder of the rendered pages.
@@ -188,7 +195,12 @@ def check_in_browser(site: Path, widths: Sequence[int] = WIDTHS) -> list[str]:
         ConfigError: no Chromium.
     """
     with open_browser() as browser:
-        return site_faults(browser, site, widths)
+        return [*site_faults(browser, site, widths), *_overflowing(browser, site)]
+
+
+def _overflowing(browser: Browser, site: Path) -> Iterator[str]:
+    for deck in sorted((site / LECTURES).glob("*.html")):
+        yield from (f"{LECTURES}/{slide} does not fit" for slide in overflowing(deck, browser))
 
 
 def site_faults(browser: Browser, site: Path, widths: Sequence[int] = WIDTHS) -> list[str]:
@@ -253,9 +265,7 @@ class _Watch:
 def _settled(tab: Tab) -> list[str]:
     tab.evaluate(_TYPESET)
     tab.evaluate(_UNFOLD)
-    # figures below the window are loaded when they come near it
-    tab.evaluate("() => document.images.forEach?.((image) => { image.loading = 'eager'; })")
-    tab.wait_for_load_state("load")
+    tab.evaluate(_LOAD_IMAGES)
     return tab.evaluate(_CONTENT)
 
 

@@ -24,14 +24,14 @@ from dnrlib.book.durations import LAST, record
 from dnrlib.book.execute import Kernels
 from dnrlib.book.execution import keep, kept
 from dnrlib.book.jobs import Job
-from dnrlib.book.notebooks import BookError, chapters, pages, read_chapter
+from dnrlib.book.notebooks import BookError, chapters, pages, read_chapter, read_yaml
 from dnrlib.book.opening import check_chapters
 from dnrlib.book.parameters import load_profile, meant
 from dnrlib.book.plan import chapter_parameters, plan
 from dnrlib.book.prose import check_glue, check_prose
-from dnrlib.book.repository import write_config
+from dnrlib.book.repository import find_repository, write_config
 from dnrlib.book.site import check_site, render
-from dnrlib.book.slides import write_slides
+from dnrlib.book.slides import read_decks, write_slides
 from dnrlib.book.stamps import SITE
 from dnrlib.book.symbols import NOTATION, check_symbols, with_anchors
 from dnrlib.environment import cores
@@ -103,10 +103,12 @@ def check_sources(root: Path) -> None:
     Raises:
         BookError: names page and fault.
     """
+    find_repository(read_yaml(root / "_config.yml"), root)
     _refuse(_found(root, check_prose), "numbers in prose that are not bound")
-    _refuse(_found(root, check_glue), "values of another page need a format, such as :.3f or :s")
+    _refuse(_found(root, check_glue), "values within code, or of another page without a format")
     _refuse(check_symbols(root), "symbols that are not explained")
     _refuse(check_chapters(root), "chapters that lack what every chapter has")
+    read_decks(root)
 
 
 def _is_current(root: Path, name: str, now: Mapping[str, str]) -> bool:
@@ -127,19 +129,24 @@ def write_pages(root: Path, profile: str, dataset: str | None) -> dict[str, dict
     Returns:
         Page -> part -> hash, of what it was made from.
     """
-    known = {}
+    notebooks = {name: _executed(root, name) for name in chapters(root)}
+    known = {name: dict(kept(notebook).stamp) for name, notebook in notebooks.items()}
+    # before any text is read: what changes after that is found when all is made
+    built = stamps.site_stamps(root, profile, dataset, known)
     for name, path in chapters(root).items():
-        notebook = executed.load(root, name)
-        if notebook is None:
-            raise BookError(f"chapter {name} was not executed")
-        known[name] = dict(kept(notebook).stamp)
+        notebook = notebooks[name]
         # the same parameters may belong to another profile
         keep(replace(kept(notebook), profile=profile), notebook)
         page = executed.with_text_of(notebook, read_chapter(root / path))
         write_page(page, root, root / SOURCE / path)
-    built = stamps.site_stamps(root, profile, dataset, known)
     copy_the_rest(root, root / SOURCE)
     return built
+
+
+def _executed(root: Path, name: str) -> NotebookNode:
+    if (notebook := executed.load(root, name)) is None:
+        raise BookError(f"chapter {name} was not executed")
+    return notebook
 
 
 def write_page(notebook: NotebookNode, root: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ def pages(root: Path) -> list[Path]:
     toc = root / "_toc.yml"
     if not toc.is_file():
         raise BookError(f"there is no _toc.yml in {root.resolve()}: run this where the book is")
-    return [_existing(root, name) for name in _names(yaml.safe_load(toc.read_text("utf-8")))]
+    return [_existing(root, name) for name in _names(read_yaml(toc))]
 
 
 def _names(node: Any) -> Iterator[str]:
@@ -50,16 +50,37 @@ def chapters(root: Path) -> dict[str, Path]:
     return {page.stem: page for page in pages(root) if page.suffix == ".ipynb"}
 
 
+def read_yaml(path: Path) -> Any:
+    """The content of a file of the book.
+
+    Raises:
+        BookError: it is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise BookError(f"{path}: not YAML ({error})") from error
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """Read any notebook.
+
+    Raises:
+        BookError: it is none.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, KeyError) as error:
+        raise BookError(f"{path}: not a notebook ({error})") from error
+
+
 def read_chapter(path: Path) -> NotebookNode:
     """Read a notebook as it must be stored.
 
     Raises:
         BookError: it is no notebook, holds outputs, or has not exactly one `parameters` cell.
     """
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except (ValueError, KeyError) as error:
-        raise BookError(f"{path}: not a notebook ({error})") from error
+    notebook = read_notebook(path)
     if any(cell.outputs or cell.execution_count for cell in code_cells(notebook)):
         raise BookError(f"{path}: stored with outputs; strip them: nbstripout {path}")
     found = len(_parameter_cells(notebook))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _table(
     given = execution.parameters
     lines = "\n".join(
         f"| `{one.name}` | {_code(given.get(one.name, one.default))} "
-        f"| {_escaped(_sentence(one.meaning))} {_details(one, given, profiles)} |"
+        f"| {_escaped(_sentence(one))} {_details(one, given, profiles)} |"
         for one in parameters
     )
     title = "The parameter" if len(parameters) == 1 else f"The {len(parameters)} parameters"
@@ -168,6 +169,10 @@ def _escaped(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-def _sentence(text: str) -> str:
-    text = text.rstrip(".")
+def _sentence(parameter: Parameter) -> str:
+    """The meaning with a capital, unless it begins with a value, such as ml-1m or beta."""
+    text = parameter.meaning.rstrip(".")
+    first = re.split(r"[\s,;:]", text, maxsplit=1)[0]
+    if first == parameter.default or not first.isalpha():
+        return f"{text}."
     return f"{text[:1].upper()}{text[1:]}."

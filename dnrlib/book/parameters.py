@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dnrlib.book.notebooks import read_yaml
 from dnrlib.errors import ConfigError
 
 PROFILES = Path("book/profiles")
@@ -37,13 +38,18 @@ def load_profile(root: Path, profile: str, chapters: Collection[str]) -> dict[st
     """Read `book/profiles/PROFILE.yml`: chapter -> parameters.
 
     Raises:
-        ConfigError: there is no such profile, or it names a chapter that the book does not have.
+        ConfigError: there is no such profile, it names a chapter that the book does not have, or
+            it has something else than parameters for one.
+        BookError: it is not YAML.
     """
     path = root / PROFILES / f"{profile}.yml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yml")))
         raise ConfigError(f"profile {profile!r} does not exist; there are: {known}")
-    content = yaml.safe_load(path.read_text("utf-8")) or {}
+    content = read_yaml(path) or {}
+    values = content.values() if isinstance(content, dict) else [content]
+    if not all(isinstance(of or {}, dict) for of in values):
+        raise ConfigError(f"{path}: give parameters by chapter, as in CHAPTER: {{NAME: VALUE}}")
     if unknown := sorted(set(content) - set(chapters)):
         raise ConfigError(f"profile {profile}: no chapter {unknown[0]!r}; {_known(chapters)}")
     return {chapter: content.get(chapter) or {} for chapter in chapters}

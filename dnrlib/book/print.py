@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urldefrag
 
-import yaml
 from pypdf import PageObject, PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NullObject, TextStringObject
 
 from dnrlib.book.browser import open_browser
-from dnrlib.book.notebooks import BookError, pages
+from dnrlib.book.notebooks import BookError, pages, read_yaml
 from dnrlib.environment import commit
 from dnrlib.files import replacing
 
@@ -163,7 +162,7 @@ def _of_text(tab: Tab, text: str) -> PdfReader:
 
 
 def _title(root: Path) -> str:
-    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    config = read_yaml(root / "_config.yml")
     words = {"title": config["title"], "author": config["author"], "commit": commit(root)}
     return _TITLE.format(**{name: html.escape(str(word)) for name, word in words.items()})
 
@@ -180,7 +179,7 @@ def _numbers(titles: Sequence[str], counts: Sequence[int]) -> str:
 
 def _captions(root: Path) -> dict[str, str]:
     """The first page of each part of `_toc.yml` -> the part's caption."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    toc = read_yaml(root / "_toc.yml")
     return {
         Path(part["chapters"][0]["file"]).stem: part["caption"]
         for part in toc.get("parts", [])

@@ -46,7 +46,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"\w+://\S+")
-_NO_FORMAT = re.compile(r"\{glue:text\}`[^`:]+::[^`:]+`")
+_UNREADABLE = re.compile(r"\{glue:text\}`[^`:]+::[^`:]+`|`\{glue:text\}`[^`]*`")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 
 
@@ -60,12 +60,12 @@ def check_prose(path: Path | str) -> list[str]:
 
 
 def check_glue(path: Path | str) -> list[str]:
-    """Values of another page without a format, which MyST-NB cannot read; with their places."""
+    """Bound values that MyST-NB cannot read: without a format of another page, or within code."""
     return [
         f"{place}line {line}: {match.group()}"
         for place, text in _texts(Path(path))
         for line, row in enumerate(text.splitlines(), start=1)
-        for match in _NO_FORMAT.finditer(row)
+        for match in _UNREADABLE.finditer(row)
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from dnrlib.book.launch import COLAB
+from dnrlib.book.notebooks import read_yaml
 from dnrlib.errors import ConfigError
 
 FORGES = ("github.com", "gitlab.com")
@@ -91,7 +92,7 @@ def _origin(root: Path) -> str:
 
 def write_config(root: Path, target: Path) -> None:
     """Write `_config.yml`, completed by `with_repository`, to where Jupyter Book reads it."""
-    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    config = read_yaml(root / "_config.yml")
     target.write_text(yaml.safe_dump(with_repository(config, root), sort_keys=False), "utf-8")
 
 

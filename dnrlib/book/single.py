@@ -24,7 +24,7 @@ from nbformat import NotebookNode
 from dnrlib.book.builder import copy_the_rest, run_chapter
 from dnrlib.book.executed import EXECUTED
 from dnrlib.book.execution import kept
-from dnrlib.book.notebooks import BookError, chapters, code_cells
+from dnrlib.book.notebooks import BookError, chapters, code_cells, read_notebook
 from dnrlib.book.stamps import SITE
 
 FOLDER = Path("_build/chapters")
@@ -134,7 +134,7 @@ def _write(path: Path, text: str) -> None:
 def _absent(root: Path, path: Path) -> dict[str, str]:
     """Name of each other chapter that was never executed -> its code."""
     return {
-        name: "\n".join(cell.source for cell in code_cells(nbformat.read(root / at, as_version=4)))
+        name: "\n".join(cell.source for cell in code_cells(read_notebook(root / at)))
         for name, at in chapters(root).items()
         if at != path and not (root / EXECUTED / at.name).is_file()
     }
@@ -146,7 +146,11 @@ def _without_absent(page: NotebookNode, absent: dict[str, str]) -> NotebookNode:
     def glue(match: re.Match[str]) -> str:
         return f"([see {match['page']}]({match['page']}))" if match["page"] in absent else match[0]
 
+    made = nbformat.writes(page)
+
     def numref(match: re.Match[str]) -> str:
+        if f":name: {match['label']}\\n" in made:
+            return match[0]
         what = {"fig": "figure", "tab": "table"}[match["label"][:3]]
         homes = (name for name, code in absent.items() if f'"{match["name"]}"' in code)
         return next((f"[a {what} of {name}]({name})" for name in homes), match[0])

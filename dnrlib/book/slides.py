@@ -8,27 +8,35 @@ typed twice. `book/teaching.md` describes the file for lecturers.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import yaml
 from bs4 import BeautifulSoup, Tag
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-from dnrlib.book.notebooks import BookError
+from dnrlib.book.notebooks import BookError, read_yaml
 from dnrlib.book.prose import bare_numbers
 
 DECKS = Path("book/slides")
 LECTURES = Path("lectures")
 """In the site. As deep as the pages are, so that addresses of their pictures hold there, too."""
 
-_DECK = {"title", "subtitle", "slides"}
-_SLIDE = {"title", "take", "text", "notes", "proof", "rows", "columns"}
+_TEXT, _LIST = (str, "text"), (list, "a list")
+_DECK = {"title": _TEXT, "subtitle": _TEXT, "slides": _LIST}
+_SLIDE = {
+    "title": _TEXT,
+    "take": _LIST,
+    "text": _TEXT,
+    "notes": _TEXT,
+    "proof": (bool, "true or false"),
+    "rows": (int | list, "a number or a list"),
+    "columns": _LIST,
+}
 _OWN_WORDS = ("title", "text", "notes")
 _HEADINGS = ["h1", "h2", "h3", "h4"]
 _LEFT_OUT = "a.headerlink, .section-number, button, script, style"
@@ -137,7 +145,29 @@ def write_slides(site: Path, root: Path) -> list[Path]:
             in a slide's own words; the message names the file, the slide and the label.
     """
     page = cache(lambda name: _page(site, name))
-    return [_write(path, site, page) for path in sorted((root / DECKS).glob("*.yml"))]
+    return [_write(path, deck, site, page) for path, deck in read_decks(root).items()]
+
+
+def read_decks(root: Path) -> dict[Path, dict[str, Any]]:
+    """Path -> content of each deck; needs no rendered page.
+
+    Raises:
+        BookError: a file that is no deck, or a bare number in a slide's own words; the message
+            names the file and the slide.
+    """
+    return {path: _deck(path) for path in sorted((root / DECKS).glob("*.yml"))}
+
+
+def _deck(path: Path) -> dict[str, Any]:
+    deck = read_yaml(path)
+    _check_keys(deck, _DECK, f"{path}")
+    if not deck.get("title") or not deck.get("slides"):
+        raise BookError(f"{path}: a deck has a title and slides")
+    for number, slide in enumerate(deck["slides"], start=2):
+        where = f"{path}, slide {number}"
+        _check_keys(slide, _SLIDE, where)
+        _refuse_numbers(slide, where)
+    return deck
 
 
 def overflowing(deck: Path, browser: Any) -> list[str]:
@@ -164,11 +194,7 @@ def _page(site: Path, name: str) -> Page | None:
     return Page(name, BeautifulSoup(path.read_text("utf-8"), "html.parser"))
 
 
-def _write(path: Path, site: Path, page: PageOf) -> Path:
-    try:
-        deck = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise BookError(f"{path}: not YAML ({error})") from error
+def _write(path: Path, deck: dict[str, Any], site: Path, page: PageOf) -> Path:
     slides = _slides(deck, path, page)
     sections = "\n".join(slide.html(i, len(slides)) for i, slide in enumerate(slides, start=1))
     files = {kind: (path.parent / f"deck.{kind}").read_text("utf-8") for kind in ("css", "js")}
@@ -179,11 +205,8 @@ def _write(path: Path, site: Path, page: PageOf) -> Path:
     return target
 
 
-def _slides(deck: Any, path: Path, page: PageOf) -> list[Slide]:
+def _slides(deck: dict[str, Any], path: Path, page: PageOf) -> list[Slide]:
     """The title, the slides of the file, and the pages that they are taken from."""
-    _check_keys(deck, _DECK, f"{path}")
-    if not deck.get("title") or not deck.get("slides"):
-        raise BookError(f"{path}: a deck has a title and slides")
     first = Slide(_inline(deck["title"]), [_markdown(deck.get("subtitle", ""))])
     body = [
         _slide(slide, f"{path}, slide {number}", page)
@@ -203,16 +226,18 @@ def _sources(slides: list[dict[str, Any]], page: PageOf) -> Slide:
     return Slide("The pages of this lecture", [f"<ul>{''.join(links)}</ul>"])
 
 
-def _check_keys(given: Any, known: set[str], where: str) -> None:
+def _check_keys(given: Any, known: Mapping[str, tuple[Any, str]], where: str) -> None:
     if not isinstance(given, dict):
         raise BookError(f"{where}: {given!r} should have some of {', '.join(sorted(known))}")
-    if unknown := sorted(given.keys() - known):
+    if unknown := sorted(map(str, given.keys() - known)):
         raise BookError(f"{where}: {unknown[0]!r} is none of {', '.join(sorted(known))}")
+    for name, value in given.items():
+        kind, words = known[name]
+        if not isinstance(value, kind):
+            raise BookError(f"{where}: {name} = {value!r}: must be {words}")
 
 
-def _slide(given: Any, where: str, page: PageOf) -> Slide:
-    _check_keys(given, _SLIDE, where)
-    _refuse_numbers(given, where)
+def _slide(given: dict[str, Any], where: str, page: PageOf) -> Slide:
     taken = [_taken(label, where, page) for label in given.get("take", [])]
     if not taken and "title" not in given:
         raise BookError(f"{where}: it takes nothing, so it needs a title")

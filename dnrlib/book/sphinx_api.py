@@ -31,7 +31,11 @@ SETTINGS = {
     "toc_object_entries_show_parents": "hide",
     # `name` in a docstring is a link where the reference has that name
     "default_role": "py:obj",
+    # a class's attributes are a list, as its arguments are
+    "napoleon_use_ivar": True,
 }
+LONGEST = 300
+"""Letters of a constant's value; of a longer one only the brackets are shown."""
 REFERENCE = "book/api/"
 
 
@@ -71,6 +75,7 @@ def _tidy(app: Sphinx, doctree: nodes.document) -> None:
     """A name in a signature is the one of this full name, and not any that ends like it.
 
     Two hyphens, which smart quotes leave alone as those of options, become the colon of the source.
+    A constant's value is not longer than what is said of it.
     """
     for reference in doctree.findall(addnodes.pending_xref):
         if reference.get("refspecific") is False:
@@ -78,6 +83,10 @@ def _tidy(app: Sphinx, doctree: nodes.document) -> None:
     for text in list(doctree.findall(nodes.Text)):
         if text == " -- ":
             text.parent.replace(text, nodes.Text(": "))
+    for value in doctree.findall(addnodes.desc_annotation):
+        if len(text := value.astext()) > LONGEST and text.startswith(" = "):
+            value.clear()
+            value += nodes.Text(f" = {text[3]}…{text[-1]}")
 
 
 class Links:
@@ -99,6 +108,8 @@ class Links:
         self, app: Sphinx, what: str, name: str, named: Any, options: Any, lines: list[str]
     ) -> None:
         """Say at the end of a docstring which chapters use the thing."""
+        if lines and lines[0].startswith("Alias for field number"):
+            lines.clear()  # what Python says of a named tuple's fields
         lines[:] = as_rst("\n".join(lines)).split("\n")
         if alias := alias_of(name):
             lines += ["", f"The same as ``{alias}``."]

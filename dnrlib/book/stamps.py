@@ -2,10 +2,11 @@
 
 A chapter's execution depends on its code and parameters, on the library, on the records, on the
 files of its data set and on the versions of packages. All of the library counts but this folder and
-the command line, which no chapter imports: what a chapter reaches through names in configurations
-(a reranker, a regulariser) is in no import. It counts as syntax trees, so that a comment or a
-docstring makes no page old. All records count, and the last commit that changed claims, rules or
-experiments, whose history the book tells. The number of cores and the machine do not count.
+the command line: what a chapter reaches through names in configurations (a reranker, a regulariser)
+is in no import. It counts as syntax trees, so that a comment or a docstring makes no page old. A
+chapter that imports this folder tells of the build, and depends on that as well. All records count,
+and the last commit that changed claims, rules or experiments, whose history the book tells. The
+number of cores and the machine do not count.
 
 The page depends on its text, too, and on the builder and the book's configuration. A change there
 costs no execution.
@@ -49,6 +50,7 @@ PARTS = {
     "library": "the library",
     "records": "the records",
     "files": "the files of its data set",
+    "build": "the build that it tells of",
     "versions": "the versions of packages",
     "text": "what it says",
     "book": "the builder or the book's configuration",
@@ -74,6 +76,8 @@ BOOK = (
     "book/slides/*",
     "book/_*/**/*",
 )
+BUILD = ("_toc.yml", "book/durations.json")
+"""What a chapter that tells of the build reads."""
 PACKAGES = ("torch", "numpy", "scipy", "polars", "scikit-learn", "umap-learn", "matplotlib")
 BUILDER = Path(__file__).parent
 REFERENCE = Path("book/api")
@@ -102,12 +106,19 @@ def execution_parts(
     """
     notebook = read_chapter(root / path)
     final = {**defaults(notebook), **parameters}
+    code = [cell.source for cell in code_cells(notebook) if not is_parameters(cell)]
+    tells_of_the_build = any("dnrlib.book" in source for source in code)
     return {
-        "code": hash_of([c.source for c in code_cells(notebook) if not is_parameters(c)]),
+        "code": hash_of(code),
         "parameters": hash_of(final),
         "files": data_files(root, final.get("dataset")),
+        **({"build": _build(root)} if tells_of_the_build else {}),
         **shared,
     }
+
+
+def _build(root: Path) -> str:
+    return hash_of(_hash_of_files(root, BUILD), _hash_of_files(BUILDER, ["**/*.py"]))
 
 
 def page_text(root: Path, path: Path, profiles: Iterable[Mapping[str, Any]]) -> str:
@@ -246,9 +257,12 @@ def current(root: Path | str = ".") -> dict[str, str | None]:
     root = Path(root).resolve()
     try:
         built = json.loads((root / SITE / STAMPS).read_text("utf-8"))
+        pages_built, profile, dataset = (built[name] for name in ("pages", "profile", "dataset"))
     except OSError as error:
         raise BookError(f"{SITE / STAMPS} is not there: build the book first") from error
-    return stale(built["pages"], site_stamps(root, built["profile"], built["dataset"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BookError(f"{SITE / STAMPS} is broken: build the book again") from error
+    return stale(pages_built, site_stamps(root, profile, dataset))
 
 
 def write_stamps(

@@ -27,12 +27,13 @@ def needed_lists(
 
     Args:
         lists: how many there are.
-        squared_error: of the mean over these lists, with the seeds as they are.
+        squared_error: of the mean over these lists and seeds.
         by_seed: variance between seeds alone.
         effect: what is to be found.
         z: sum of the two normal quantiles.
     """
-    return lists * squared_error / ((effect / z) ** 2 - by_seed / seeds)
+    stays = by_seed / seeds
+    return lists * (squared_error - stays) / ((effect / z) ** 2 - stays)
 
 
 def unbiased_dcg(
@@ -98,7 +99,12 @@ EXERCISES: list[Exercise] = [
         {
             "The seeds' part does not fall with the lists: take it off what the lists may leave.": (
                 lambda lists, squared_error, by_seed, seeds, effect, z: (
-                    lists * (squared_error + by_seed / seeds) / (effect / z) ** 2
+                    lists * (squared_error - by_seed / seeds) / (effect / z) ** 2
+                )
+            ),
+            "The seeds' part is in the squared error, too: only the rest falls with the lists.": (
+                lambda lists, squared_error, by_seed, seeds, effect, z: (
+                    lists * squared_error / ((effect / z) ** 2 - by_seed / seeds)
                 )
             ),
             "That leaves the seeds out.": (
@@ -108,12 +114,12 @@ EXERCISES: list[Exercise] = [
             ),
             "A mean over S seeds has a variance of one S-th: divide by the number of seeds.": (
                 lambda lists, squared_error, by_seed, seeds, effect, z: (
-                    lists * squared_error / ((effect / z) ** 2 - by_seed)
+                    lists * (squared_error - by_seed) / ((effect / z) ** 2 - by_seed)
                 )
             ),
             "It is the squared error that falls as 1 / N: square the ratio of effect and z.": (
                 lambda lists, squared_error, by_seed, seeds, effect, z: (
-                    lists * squared_error / (effect / z - by_seed / seeds)
+                    lists * (squared_error - by_seed / seeds) / (effect / z - by_seed / seeds)
                 )
             ),
         },

@@ -100,8 +100,8 @@ def lists_needed(
 ) -> float:
     """Lists with which a mean difference of the effect would be told from zero, with these seeds.
 
-    {eq}`eq-own-cascade-needed`. What varies by list, and by list and seed together, falls with the
-    number of lists; what varies by seed alone does not, and may make it infinite.
+    {eq}`eq-own-cascade-needed`. What varies by seed alone stays, and may make it infinite; all else
+    of the standard error that the test has (`dnrlib.statistics.estimate`) falls with the lists.
 
     Args:
         level: of the two-sided test.
@@ -114,9 +114,10 @@ def lists_needed(
     if not effect > 0:
         raise ConfigError(f"effect = {effect}: must be positive")
     wanted = (effect / (norm.ppf(1 - level / 2) + norm.ppf(power))) ** 2
-    left = wanted - _by_seed_alone(differences) / len(differences)
-    lists = estimate(differences.mean(0), clusters).error ** 2
-    return float(np.ceil(differences.shape[1] * lists / left)) if left > 0 else inf
+    stays = _by_seed_alone(differences) / len(differences)
+    falls = max(estimate(differences, clusters).error ** 2 - stays, 0.0)
+    lists = differences.shape[1]
+    return float(np.ceil(lists * falls / (wanted - stays))) if wanted > stays else inf
 
 
 def _by_seed_alone(differences: Float[np.ndarray, "seeds lists"]) -> float:
@@ -135,7 +136,8 @@ class Answer:
     """What the report says first.
 
     Args:
-        kind: by `RULE`; ``no order`` where no test list has both a liked and another candidate.
+        kind: by `RULE`; ``no order`` where fewer than two test lists have both a liked and another
+            candidate.
         headline: a few words.
         sentence: with the numbers.
         besides: what a reader should know before believing it.
@@ -195,8 +197,8 @@ def nothing_to_order() -> Answer:
     return Answer(
         "no order",
         "This log cannot answer it",
-        "In no test list is there both a liked and another candidate: every order is as good as "
-        "any other. Log what was not liked too.",
+        "Fewer than two test lists have both a liked and another candidate: in the others every "
+        "order is as good as any other. Log what was not liked too.",
     )
 
 

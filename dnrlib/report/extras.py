@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import nn
 
 from dnrlib import phases, robustness
@@ -48,7 +49,7 @@ class Robustness:
     Args:
         means: method -> kind and level -> mean over lists and seeds.
         drops: kind and level -> method -> by how much less it drops than the score as a plain
-            feature, with an adjusted p-value.
+            feature; the p-values are not adjusted.
     """
 
     means: dict[str, dict[tuple[str, float], float]]
@@ -56,9 +57,16 @@ class Robustness:
 
 
 def robust(
-    records: Mapping[str, Sequence[Record]], lists: CandidateLists, runs: Path | None = None
+    records: Mapping[str, Sequence[Record]],
+    lists: CandidateLists,
+    runs: Path | None = None,
+    clusters: Shaped[np.ndarray, " lists"] | None = None,
 ) -> Robustness | None:
-    """Measure trained weights; None where some are not on this machine."""
+    """Measure trained weights; None where some are not on this machine.
+
+    Args:
+        clusters: of the test lists.
+    """
     test = lists.of_split("test")
     values: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     try:
@@ -72,7 +80,7 @@ def robust(
         return None
     drops = {
         point: {
-            name: estimate(_drop(values[REFERENCE], point) - _drop(found, point))
+            name: estimate(_drop(values[REFERENCE], point) - _drop(found, point), clusters)
             for name, found in values.items()
             if name not in (REFERENCE, "score")
         }

@@ -149,7 +149,7 @@ def _found(
     return Found(
         asked, planned, understood, lists, clusters, done, alone, compared, over,
         _answer(compared, asked, understood, done, alone, over),
-        robust({"score": done.of["score"], **trained}, lists, runs),
+        robust({"score": done.of["score"], **trained}, lists, runs, clusters),
         {name: training_mib(record, lists) for name, record in first.items()},
         serving(first, lists, runs),
         {name: full_log(planned, name, train=whole) for name in trained},

@@ -308,7 +308,7 @@ def cost_rows(found: Found) -> Rows:
             "a run": duration(_median(found.runs.of[name], "seconds")),
             "all training lists": duration(found.full_seconds[name]),
             "lists/s": f"{_speed(found.runs.of[name]):,.0f}",
-            "time a list": f"{plain / _speed(found.runs.of[name]):.2f} ×",
+            "time a list": f"{plain / _speed(found.runs.of[name]):.2f}\N{NO-BREAK SPACE}×",
             "training MiB": f"{found.training_mib[name]:,.1f}",
             "parameters": f"{_median(found.runs.of[name], 'parameters'):,.0f}",
             **_serving(found, name),
