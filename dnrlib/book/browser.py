@@ -51,6 +51,8 @@ _LOAD_IMAGES = """() => Promise.allSettled([...document.images].map((image) => {
   return image.decode();
 }))"""
 
+_SETTLING = 1_000  # milliseconds
+
 # what watches sizes has seen the new one when a frame was drawn after it
 _DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
@@ -291,7 +293,11 @@ def _axe_script() -> str:
 def _axe(
     tab: Tab, when: str, options: Mapping[str, Any], where: Mapping[str, Any] = _OUTSIDE_FORMULAS
 ) -> Iterator[str]:
-    for found in tab.evaluate(_AXE, [where, options]):
+    faults = tab.evaluate(_AXE, [where, options])
+    if faults:  # sizes may still have been changing: what is a fault stays one
+        tab.wait_for_timeout(_SETTLING)
+        faults = tab.evaluate(_AXE, [where, options])
+    for found in faults:
         if found["impact"] in _SERIOUS:
             yield f"{when}{found['help']} ({found['id']}): {_some(found['nodes'])}"
 
