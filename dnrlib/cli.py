@@ -356,16 +356,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score the test lists again with a run's weights and compare with its record."""
-    from dnrlib.experiments import evaluate, load_reranker
+    from dnrlib.experiments import config_of, evaluate, lists_of, load_reranker
     from dnrlib.lists import CandidateLists
-    from dnrlib.prepare import DataConfig, prepare
     from dnrlib.records import Record
 
     record = Record.load(Path(run) if run.endswith(".json") else _find(run))
-    if lists:
-        bundle = CandidateLists.load(lists)
-    else:
-        bundle = prepare(from_dict(DataConfig, record.config["data"]), say=console.print)
+    bundle = CandidateLists.load(lists) if lists else lists_of(config_of(record), console.print)
     again = replace(record, **evaluate(load_reranker(record, bundle), bundle))
     _print_metrics(again)
     if lists:
@@ -447,13 +443,12 @@ def export(
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
 ) -> None:
     """Write a run's reranker as an ONNX file, checked under ONNX Runtime on its own test lists."""
-    from dnrlib.experiments import load_reranker
+    from dnrlib.experiments import config_of, lists_of, load_reranker
     from dnrlib.export import save_onnx
-    from dnrlib.prepare import DataConfig, prepare
     from dnrlib.records import Record
 
     record = Record.load(Path(run) if run.endswith(".json") else _find(run))
-    lists = prepare(from_dict(DataConfig, record.config["data"]), say=console.print)
+    lists = lists_of(config_of(record), console.print)
     off = save_onnx(load_reranker(record, lists), lists.of_split("test")[:256], out)
     console.print(f"Saved to {out}. Largest difference from PyTorch: {off:.2g}")
 

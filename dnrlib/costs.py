@@ -37,6 +37,7 @@ from dnrlib.records import Record
 from dnrlib.rerankers import build
 from dnrlib.training import Trainer, TrainingConfig, score_lists, validation_ndcg
 from dnrlib.units import duration
+from dnrlib.variants import trainer_of
 
 STEPS = {"cpu": 4, "cuda": 50}
 """Steps of each epoch that is measured."""
@@ -132,6 +133,7 @@ class Work:
     options: dict[str, Any]
     training: TrainingConfig
     sizes: Sizes
+    trainer: str = ""
 
     @property
     def batch(self) -> int:
@@ -144,6 +146,7 @@ class Work:
         sizes = asdict(replace(self.sizes, train=0, validation=0, test=0))
         settings = {name: getattr(self.training, name) for name in SPEED}
         given = {"reranker": self.reranker, "options": self.options}
+        given |= {"trainer": self.trainer} if self.trainer else {}
         return {**given, **settings, "batch_size": self.batch, "sizes": sizes}
 
 
@@ -245,7 +248,9 @@ def measure(work: Work, hardware: Hardware) -> Rates:
             return Rates(0.0, 0.0, 0.0, evaluating, 0.0, 0.0)
         bare_mib()
         before, peak, began = resident_mib(), peak_mib(), time.perf_counter()
-        trainer = train(reranker, lists, scored[: hardware.devices], _short(work), 0, hardware)
+        make = trainer_of(type(reranker), work.trainer)
+        few = scored[: hardware.devices]
+        trainer = train(reranker, lists, few, _short(work), 0, hardware, make=make)
         steady = trainer.curves[1].seconds, trainer.curves[-1].seconds
         fixed = time.perf_counter() - began - len(trainer.curves) * sum(steady) / 2
         reranker.to(hardware.device)

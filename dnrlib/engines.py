@@ -41,6 +41,8 @@ from dnrlib.experiments import (
     Weights,
     compute,
     finished,
+    lists_key,
+    lists_of,
     recorded,
     run,
     run_name,
@@ -50,7 +52,7 @@ from dnrlib.experiments import (
 from dnrlib.identity import hash_of
 from dnrlib.lists import CandidateLists
 from dnrlib.parallel import Hardware, exit_with
-from dnrlib.prepare import DataConfig, prepare
+from dnrlib.prepare import DataConfig
 from dnrlib.records import Record
 from dnrlib.rerankers import OwnLoss, build
 from dnrlib.stacked import Stack
@@ -127,8 +129,8 @@ def run_locally(
     Raises:
         ConfigError, DataError, TrainingError: as preparing does, or the first run that failed.
     """
-    for data in _data_of(configs).values():
-        note_sizes(data, prepare(data, say=print))
+    for config in {lists_key(config): config for config in configs}.values():
+        note_sizes(config.data, lists_of(config, print))
     finished = _in_processes(configs, workers, (results, runs, group), on_progress)
     with closing(finished):
         yield from _successes(finished)
@@ -292,10 +294,11 @@ def run_on_ray(
     """
     ray = _ray()
     wanted = _wanted(cpus_per_run, gpus_per_run)
-    lists = {key: prepare(data, say=print) for key, data in _data_of(configs).items()}
+    unlike = {lists_key(config): config for config in configs}
+    lists = {key: lists_of(config, print) for key, config in unlike.items()}
     todo: dict[str, RunConfig] = {}
     for config in configs:
-        name = run_name(config, lists[hash_of(config.data)])
+        name = run_name(config, lists[lists_key(config)])
         if record := recorded(name, results):
             yield record
         else:
@@ -306,7 +309,7 @@ def run_on_ray(
         if lack := _lack(ray, wanted):
             raise ConfigError(lack)
         # Once for all runs that share them; a machine that does several fetches them once.
-        there = {key: ray.put(lists[key]) for key in _data_of([*todo.values()])}
+        there = {key: ray.put(lists[key]) for key in map(lists_key, todo.values())}
         tasks = _as_tasks(ray, todo, there, wanted, (results, runs, group), on_progress)
         with closing(tasks):
             yield from _successes(tasks)
@@ -394,7 +397,7 @@ def _as_tasks(
     checkpoints.mkdir(parents=True, exist_ok=True)
     pending = {}
     for name, config in todo.items():
-        given = (config, lists[hash_of(config.data)], config.code, wanted)
+        given = (config, lists[lists_key(config)], config.code, wanted)
         begun = task.options(name=name, **options)
         pending[begun.remote(*given, checkpoints / name, on_progress)] = config
     made_of = commit()
@@ -461,8 +464,8 @@ def run_stacked(
     """Train runs that differ in their seeds alone at once, with stacked parameters.
 
     It pays on a GPU; on a CPU `run_locally` is faster. What cannot be stacked (nothing to train, a
-    loss of its own, the exact estimator, patience) is done run by run. A stack leaves no
-    checkpoint: when it is interrupted, its runs begin again.
+    loss of its own, the exact estimator, patience, another trainer) is done run by run. A stack
+    leaves no checkpoint: when it is interrupted, its runs begin again.
 
     Raises:
         ConfigError, DataError, TrainingError: as preparing and training do.
@@ -472,7 +475,7 @@ def run_stacked(
     for config in configs:
         alike.setdefault(hash_of(replace(config, seed=0)), []).append(config)
     for one, *others in alike.values():
-        lists = prepare(one.data, say=print)
+        lists = lists_of(one, print)
         todo = []
         for config in (one, *others):
             if record := recorded(run_name(config, lists), results):
@@ -489,6 +492,8 @@ def run_stacked(
 
 
 def _can_be_stacked(config: RunConfig, lists: CandidateLists) -> bool:
+    if config.trainer:
+        return False
     reranker = build(config.reranker, lists, **config.options)
     trained = any(True for _ in reranker.parameters()) and not isinstance(reranker, OwnLoss)
     exact = config.training.estimator == "exact" and config.training.noise != "none"

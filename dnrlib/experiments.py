@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dnrlib.behaviours import BehaviourLists
 from dnrlib.costs import (
     Estimate,
     Place,
@@ -31,20 +32,22 @@ from dnrlib.costs import (
     rates,
     resident_mib,
 )  # fmt: skip
+from dnrlib.enrich import ENRICHED
 from dnrlib.environment import commit, cores, machine, versions
 from dnrlib.errors import ConfigError, DataError, DnrError
 from dnrlib.files import replacing
-from dnrlib.identity import code_hash, files_of, from_dict, hash_of, plain
+from dnrlib.identity import added, code_hash, files_of, from_dict, hash_of, plain
 from dnrlib.lists import CandidateLists
 from dnrlib.losses import REGULARISERS
 from dnrlib.metrics import pooled_auc, ranking, summarise
-from dnrlib.noise import MLPNoise
+from dnrlib.noise import Noise
 from dnrlib.parallel import Hardware, train
 from dnrlib.prepare import DataConfig, prepare
-from dnrlib.records import RESULTS, Record, load_records, ranked_record
+from dnrlib.records import RESULTS, Record, load_records, of_behaviour, ranked_record
 from dnrlib.rerankers import build, class_of
-from dnrlib.trainers import trainer_for
+from dnrlib.rerankers.several import score_behaviours
 from dnrlib.training import Progress, Trainer, TrainingConfig, score_lists
+from dnrlib.variants import trainer_of, untrained_generator
 
 RUNS = Path("runs")
 EXPERIMENTS = Path("experiments")
@@ -69,10 +72,49 @@ METHODS: dict[str, dict[str, Any]] = {
         "training": {"noise": "beta", "generator": "scores", "adversarial_weight": 0.0}
     },
     "DNR-B-no-x": {"training": {"noise": "beta", "generator": "scores", "regulariser_weight": 0.0}},
+    "light-beta": {
+        "training": {"noise": "beta", "generator": "scores", "generator_learning_rate": 3e-2},
+        "trainer": "light-beta",
+    },
+    "empirical": {"training": {"noise": "beta"}, "trainer": "empirical"},
+    "empirical-lists": {"training": {"noise": "beta"}, "trainer": "empirical-lists"},
+    "light-beta-exact": {
+        "training": {"noise": "beta", "generator": "scores", "generator_learning_rate": 3e-2},
+        "trainer": "light-beta-exact",
+    },
+    "bound": {
+        "training": {"noise": "beta", "generator": "scores", "generator_learning_rate": 3e-2},
+        "trainer": "bound",
+    },
+    "bound-request": {
+        "training": {"noise": "beta", "generator": "scores", "generator_learning_rate": 3e-3},
+        "trainer": "bound-request",
+    },
+    "text-similarity": {"reranker": "text-similarity"},
+    "behaviours-score": {"reranker": "behaviours-score"},
+    "behaviours-score-reversed": {"reranker": "behaviours-score-reversed"},
+    "behaviours-popularity": {"reranker": "behaviours-popularity"},
+    "behaviours-oracle": {"reranker": "behaviours-oracle"},
+    "behaviours-concat": {"reranker": "prm-behaviours", "trainer": "behaviours"},
+    "behaviours-noise-B": {
+        "reranker": "prm-behaviours",
+        "training": {"noise": "beta"},
+        "trainer": "behaviours",
+    },
+    "behaviours-DNR-B": {
+        "reranker": "prm-behaviours",
+        "training": {"noise": "beta", "generator": "scores"},
+        "trainer": "behaviours",
+    },
 }
 """Method -> what it changes in a `RunConfig`. Those with noise feed the score by ``concat``."""
 UNTRAINED = ("score", "score-reversed", "popularity", "oracle")
 """Methods without anything to learn: one run, whatever the seed."""
+FIXED = (
+    *(name for name in METHODS if name.removeprefix("behaviours-") in UNTRAINED),
+    "text-similarity",
+)
+"""The same, those of several kinds of feedback, and what reads the items' texts alone."""
 
 Weights = dict[str, dict[str, torch.Tensor]]
 """Part of a run (``reranker``, ``generator``) -> its tensors, on the CPU."""
@@ -90,6 +132,8 @@ class RunConfig:
     """Arguments of the reranker, such as ``dim`` or ``score_use``."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
+    trainer: str = added("")
+    """"" trains as the paper does; else a name in `dnrlib.variants.VARIANTS`."""
 
     @property
     def what(self) -> str:
@@ -105,7 +149,7 @@ class RunConfig:
     @property
     def code(self) -> str:
         """`run_code` of this run."""
-        return run_code(self.reranker, self.training.regulariser)
+        return run_code(self.reranker, self.training.regulariser, self.trainer)
 
 
 def run_config(settings: Mapping[str, Any]) -> RunConfig:
@@ -121,12 +165,12 @@ def run_config(settings: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     own = merge({"options": {"score_use": "concat"}}, METHODS[method])
     config = from_dict(RunConfig, merge(own, settings))
-    if config.reranker in UNTRAINED or method in UNTRAINED:
+    if config.reranker in FIXED or method in FIXED:
         if config.reranker != method:
             raise ConfigError(
                 f"method = {method!r} and reranker = {config.reranker!r} exclude each other"
             )
-        config = replace(config, options={}, training=TrainingConfig(), seed=0)
+        config = replace(config, options={}, training=TrainingConfig(), seed=0, trainer="")
     return config
 
 
@@ -146,17 +190,39 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def run_code(reranker: str, regulariser: str) -> str:
+def run_code(reranker: str, regulariser: str, trainer: str = "") -> str:
     """Hash of the code that matters for a run: training, its own reranker and its own regulariser.
 
     So a new reranker makes no recorded run of another one old.
 
     Raises:
-        ConfigError: unknown reranker.
+        ConfigError: unknown reranker or trainer.
     """
     kind = class_of(reranker)
-    parts = (trainer_for(kind), kind, REGULARISERS[regulariser])
+    parts = (trainer_of(kind, trainer), kind, REGULARISERS[regulariser])
     return code_hash(files_of(*(part.__module__ for part in parts)))
+
+
+def config_of(record: Record) -> RunConfig:
+    """The configuration of a recorded run."""
+    return from_dict(RunConfig, record.config)
+
+
+def lists_of(config: RunConfig, say: Callable[[str], None] = lambda text: None) -> CandidateLists:
+    """The lists of a run: those of its data, with what else its reranker wants.
+
+    Raises:
+        ConfigError, DataError: as preparing does.
+    """
+    lists = prepare(config.data, say=say)
+    enrich = ENRICHED.get(config.reranker)
+    return enrich(lists, config.data, config.options) if enrich else lists
+
+
+def lists_key(config: RunConfig) -> str:
+    """The same for runs that have the same lists."""
+    wanted = (config.reranker, config.options) if config.reranker in ENRICHED else ()
+    return hash_of(config.data, *wanted)
 
 
 def run_name(config: RunConfig, lists: CandidateLists) -> str:
@@ -198,7 +264,7 @@ def run(
     Raises:
         ConfigError, DataError, TrainingError: as preparing and training do.
     """
-    lists = prepare(config.data, say=say)
+    lists = lists_of(config, say)
     name = run_name(config, lists)
     if record := recorded(name, results):
         say(f"{name} is recorded already")
@@ -216,7 +282,7 @@ def run(
 
 def work_of(config: RunConfig, sizes: Sizes) -> Work:
     """What of a run decides how long it takes."""
-    return Work(config.reranker, config.options, config.training, sizes)
+    return Work(config.reranker, config.options, config.training, sizes, config.trainer)
 
 
 def _estimate(
@@ -350,12 +416,12 @@ def _train(
         say(f"Going on from {checkpoint}")
     return train(
         reranker, lists.of_split("train"), lists.of_split("validation"), config.training,
-        config.seed, hardware, checkpoint, on_progress,
+        config.seed, hardware, checkpoint, on_progress, trainer_of(type(reranker), config.trainer),
     )  # fmt: skip
 
 
 def evaluate(reranker: nn.Module, lists: CandidateLists, device: str = "cpu") -> dict[str, Any]:
-    """The fields ``metrics``, ``ranked_labels`` and ``ranked_shown`` of a record.
+    """The fields of a record that tell of the ranking: ``metrics``, ``ranked_labels`` and so on.
 
     Args:
         device: where the reranker is; the lists may be elsewhere.
@@ -367,7 +433,25 @@ def evaluate(reranker: nn.Module, lists: CandidateLists, device: str = "cpu") ->
         order = ranking(logits)
         labels, shown = part.labels.gather(1, order), part.shown.gather(1, order)
         metrics[split] = summarise(labels, shown) | {"auc_pooled": pooled_auc(logits, part.labels)}
-    return {"metrics": metrics, **ranked_record(labels, shown)}
+        kinds = _rankings(reranker, part, device) if isinstance(part, BehaviourLists) else {}
+        for name, ranked in kinds.items():
+            metrics[split] |= of_behaviour(name, summarise(*ranked))
+    packed = {name: ranked_record(*ranked) for name, ranked in kinds.items()}
+    return {"metrics": metrics, **ranked_record(labels, shown), "behaviours": packed}
+
+
+def _rankings(
+    reranker: nn.Module, lists: BehaviourLists, device: str
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Kind of feedback -> it and the shown mask, in the order that the reranker has for it."""
+    logits = score_behaviours(reranker, lists.to(device)).to(lists.labels.device)
+    orders = [ranking(logit) for logit in logits.unbind(dim=2)]
+    return {
+        name: (labels.gather(1, order), lists.shown.gather(1, order))
+        for name, labels, order in zip(
+            lists.names, lists.behaviours.unbind(dim=2), orders, strict=True
+        )
+    }
 
 
 def _describe(lists: CandidateLists) -> dict[str, Any]:
@@ -431,15 +515,14 @@ def load_reranker(record: Record, lists: CandidateLists, runs: Path | None = Non
     return reranker
 
 
-def load_generator(record: Record, runs: Path | None = None) -> MLPNoise:
+def load_generator(record: Record, runs: Path | None = None) -> Noise:
     """The trained noise generator of a run, as it was after the last epoch.
 
     Raises:
         DataError: the run had none, or its weights are not on this machine.
     """
-    settings = record.config["training"]
     weights = _weights(record, "generator", runs)
-    generator = MLPNoise(settings["generator"], settings["lambda_c"])
+    generator = untrained_generator(record.config["training"], record.config.get("trainer", ""))
     generator.load_state_dict(weights)
     return generator
 

@@ -22,13 +22,19 @@ from dnrlib.comparisons import recorded
 from dnrlib.data import DATASETS, count_steps, load, prepare_log
 from dnrlib.distances import Sample, distances, floor
 from dnrlib.errors import ConfigError, DataError
-from dnrlib.experiments import RUNS, RunConfig, compute, load_generator, load_reranker, provenance
+from dnrlib.experiments import (
+    RUNS,
+    compute,
+    config_of,
+    lists_of,
+    load_generator,
+    load_reranker,
+    provenance,
+)
 from dnrlib.files import replacing
-from dnrlib.identity import from_dict
 from dnrlib.lists import CandidateLists
 from dnrlib.metrics import pooled_auc
-from dnrlib.noise import BetaNoise, GaussianNoise, MLPNoise, Noise
-from dnrlib.prepare import DataConfig, prepare
+from dnrlib.noise import BetaNoise, GaussianNoise, Noise
 from dnrlib.records import Record
 
 MEASUREMENTS = Path("measurements")
@@ -37,7 +43,7 @@ SAME_RUN = 0.01
 """A run done again is the same if its test NDCG@6 differs from the record by no more than this."""
 
 Row = dict[str, Any]
-Measure = Callable[[Record, CandidateLists, nn.Module, MLPNoise | None], list[Row]]
+Measure = Callable[[Record, CandidateLists, nn.Module, Noise | None], list[Row]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def by_label(lists: CandidateLists, scores: Float[torch.Tensor, "lists n"]) -> d
 
 
 def noise(
-    record: Record, lists: CandidateLists, reranker: nn.Module, generator: MLPNoise | None
+    record: Record, lists: CandidateLists, reranker: nn.Module, generator: Noise | None
 ) -> list[Row]:
     """How far each synthetic noise lies from the real one on the test lists, pooled and given z.
 
@@ -120,7 +126,7 @@ def noise(
 
 
 def _embeddings(
-    record: Record, lists: CandidateLists, reranker: nn.Module, generator: MLPNoise | None
+    record: Record, lists: CandidateLists, reranker: nn.Module, generator: Noise | None
 ) -> list[Row]:
     from dnrlib import embeddings  # not needed, and slow to import, for the others
 
@@ -128,19 +134,30 @@ def _embeddings(
 
 
 def _robustness(
-    record: Record, lists: CandidateLists, reranker: nn.Module, generator: MLPNoise | None
+    record: Record, lists: CandidateLists, reranker: nn.Module, generator: Noise | None
 ) -> list[Row]:
     from dnrlib import robustness  # not needed for the others
 
     return robustness.measure(lists, reranker)
 
 
+def _cold_items(
+    record: Record, lists: CandidateLists, reranker: nn.Module, generator: Noise | None
+) -> list[Row]:
+    from dnrlib import cold_items  # not needed for the others
+
+    return cold_items.measure(lists, reranker)
+
+
 MEASURES: dict[str, Measure] = {
     "noise": noise,
     "embeddings": _embeddings,
     "robustness": _robustness,
+    "cold-items": _cold_items,
 }
 """Name -> what it measures of a record, its prepared lists, its reranker and its generator."""
+WITHOUT_TRAINING = {"robustness": ("score",), "cold-items": ("score", "text-similarity")}
+"""Measure -> the methods without anything to learn of which it is taken as well."""
 
 
 # What needs no run ------------------------------------------------------------------------
@@ -241,7 +258,7 @@ def measure(
         raise ConfigError(f"experiment = {experiment!r}: the measure {what!r} {needs}")
     if what in WITHOUT_RUNS:
         return _write(Measurement("", what, WITHOUT_RUNS[what](say), provenance()), folder)
-    untrained = ("score",) if what == "robustness" else ()
+    untrained = WITHOUT_TRAINING.get(what, ())
     records = [
         record
         for record in recorded(experiment, results)
@@ -266,12 +283,13 @@ def _write(measurement: Measurement, folder: Path | None) -> Path:
 
 
 def has_generator(record: Record) -> bool:
-    """Whether the run trained a noise generator."""
-    return record.config["training"]["generator"] != "none"
+    """Whether the run trained a noise generator that makes scores of the label alone."""
+    of_request = record.config.get("trainer") == "bound-request"
+    return record.config["training"]["generator"] != "none" and not of_request
 
 
 def _measured(what: str, record: Record, runs: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    lists = prepare(from_dict(DataConfig, record.config["data"]))
+    lists = lists_of(config_of(record))
     if lists.fingerprint != record.data["fingerprint"]:
         say(f"{record.run}: the lists made here differ from those of the record")
     if record.best_epoch and not (runs / record.run / "reranker.safetensors").exists():
@@ -289,7 +307,7 @@ def _measured(what: str, record: Record, runs: Path, say: Callable[[str], None])
 def _again(record: Record, lists: CandidateLists, runs: Path, say: Callable[[str], None]) -> None:
     """Do a run once more for its weights; they are kept only if it is the same run."""
     say(f"The weights of {record.run} are not in {runs}: doing the run again")
-    config, folder = from_dict(RunConfig, record.config), runs / record.run
+    config, folder = config_of(record), runs / record.run
     again, weights = compute(config, lists, folder / "checkpoint.pt", say=say)
     first, second = (one.metrics["test"]["ndcg@6"] for one in (record, again))
     if not abs(first - second) <= SAME_RUN:

@@ -108,6 +108,7 @@ def train(
     hardware: Hardware | None = None,
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    make: type[Trainer] | None = None,
 ) -> Trainer:
     """Train as `Trainer.run` does, on the given hardware; returns the trainer at its end.
 
@@ -116,12 +117,15 @@ def train(
     module that can be imported. The gradients are averaged after each batch, so that all keep
     the same weights.
 
+    Args:
+        make: the trainer to use; by default `dnrlib.trainers.trainer_for` chooses it.
+
     Raises:
         ConfigError, DataError, TrainingError: as `Trainer` and its ``run`` do.
     """
     hardware = hardware or Hardware()
     arguments = (reranker, train, validation, config, seed)
-    make = trainer_for(type(reranker))
+    make = make or trainer_for(type(reranker))
     if hardware == Hardware():
         trainer = make(*arguments)
         trainer.run(checkpoint, on_progress)
@@ -129,7 +133,7 @@ def train(
     if hardware.devices == 1:
         fabric = fabric_of(hardware)
         fabric.launch()
-        trainer = _on_device(fabric, hardware, arguments)
+        trainer = _on_device(fabric, hardware, make, arguments)
         trainer.run(checkpoint, on_progress)
         return trainer
     make(*arguments)  # its errors before any process is started
@@ -139,21 +143,23 @@ def train(
         )
     with tempfile.TemporaryDirectory() as folder:
         job, checkpoint = Path(folder) / "job.pt", checkpoint or Path(folder) / "checkpoint.pt"
-        torch.save((os.getpid(), hardware, arguments), job)
+        torch.save((os.getpid(), hardware, make, arguments), job)
         _launch(hardware, job, checkpoint, on_progress)
         trainer = make(*arguments)
         trainer.run(checkpoint)
     return trainer
 
 
-def _on_device(fabric: Any, hardware: Hardware, arguments: tuple[Any, ...]) -> Trainer:
+def _on_device(
+    fabric: Any, hardware: Hardware, make: type[Trainer], arguments: tuple[Any, ...]
+) -> Trainer:
     reranker, train, validation, config, seed = arguments
     device = fabric.device
     reranker = reranker.to(device)
     if hardware.compile:
         reranker.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
     lists = train.to(device), validation.to(device)
-    return trainer_for(type(reranker))(reranker, *lists, config, seed, fabric)
+    return make(reranker, *lists, config, seed, fabric)
 
 
 def _launch(
@@ -199,8 +205,8 @@ def _work(fabric: Any, job: Path, checkpoint: Path, reports: Any) -> None:
     """What each process does. All fail at the same place, and the first says so."""
     report = reports.put if fabric.is_global_zero else lambda _: None
     try:
-        parent, hardware, arguments = torch.load(job, map_location="cpu", weights_only=False)
+        parent, hardware, make, arguments = torch.load(job, map_location="cpu", weights_only=False)
         exit_with(parent)
-        _on_device(fabric, hardware, arguments).run(checkpoint, report)
+        _on_device(fabric, hardware, make, arguments).run(checkpoint, report)
     except DnrError as error:
         report(error)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,6 +16,7 @@ from dnrlib.errors import DataError
 from dnrlib.files import replacing
 from dnrlib.metrics import pack, per_list, summarise, unpack
 
+Metric = TypeVar("Metric")
 RESULTS = Path("results")
 ROUNDING = 1e-6
 """A mean over lists is the same number if it differs by no more than this."""
@@ -42,6 +43,8 @@ class Record:
         cost: seconds, lists per second, peak memory in MiB, parameters, the hardware, and what
             was predicted (`dnrlib.costs`).
         made: date, commit, machine, versions.
+        behaviours: of a run on `dnrlib.behaviours.BehaviourLists`, kind of feedback -> its own
+            ``ranked_labels`` and ``ranked_shown``, in the order that the reranker has for it.
     """
 
     run: str
@@ -56,6 +59,7 @@ class Record:
     best_epoch: int
     cost: dict[str, float | str | bool]
     made: dict[str, Any]
+    behaviours: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -67,14 +71,27 @@ class Record:
         """The candidate protocol."""
         return self.config["data"]["protocol"]
 
-    def ranked(self) -> tuple[Bool[Tensor, "lists n"], Bool[Tensor, "lists n"]]:
-        """Labels and shown mask of the test lists, best-ranked candidate first."""
+    def ranked(
+        self, behaviour: str = ""
+    ) -> tuple[Bool[Tensor, "lists n"], Bool[Tensor, "lists n"]]:
+        """Labels and shown mask of the test lists, best-ranked candidate first.
+
+        Args:
+            behaviour: the kind of feedback, in ``behaviours``; "" is what all records have.
+        """
         lists, n = self.data["test"], self.data["candidates"]
-        return unpack(self.ranked_labels, lists, n), unpack(self.ranked_shown, lists, n)
+        both = self.behaviours[behaviour] if behaviour else vars(self)
+        return unpack(both["ranked_labels"], lists, n), unpack(both["ranked_shown"], lists, n)
 
     def per_list(self, k: int = 6) -> dict[str, Float[Tensor, " lists"]]:
-        """Every metric of every test list; runs on the same lists pair up row by row."""
-        return per_list(*self.ranked(), k)
+        """Every metric of every test list; runs on the same lists pair up row by row.
+
+        Those of a kind of feedback are named as `of_behaviour` does.
+        """
+        found = per_list(*self.ranked(), k)
+        for name in self.behaviours:
+            found |= of_behaviour(name, per_list(*self.ranked(name), k))
+        return found
 
     def contradictions(self) -> dict[str, tuple[float, float]]:
         """Test metric -> what the record says (NaN: nothing) and what its own ranking gives.
@@ -82,17 +99,20 @@ class Record:
         Only where the two are not the same number, so that of a sound record it is empty.
         """
         said = self.metrics["test"]
-        pairs = {
-            name: (said.get(name, math.nan), mean)
-            for name, mean in summarise(*self.ranked()).items()
-        }
+        found = summarise(*self.ranked())
+        for name in self.behaviours:
+            found |= of_behaviour(name, summarise(*self.ranked(name)))
+        pairs = {name: (said.get(name, math.nan), mean) for name, mean in found.items()}
         return {name: pair for name, pair in pairs.items() if not _same(*pair)}
 
     def save(self, folder: Path | None = None) -> Path:
         """Write ``folder``/``run``.json; the file appears only when all is written."""
         path = (folder or RESULTS) / f"{self.run}.json"
+        content = asdict(self)
+        if not self.behaviours:
+            del content["behaviours"]
         with replacing(path) as partial:
-            partial.write_text(json.dumps(_plain(asdict(self)), indent=1) + "\n", "utf-8")
+            partial.write_text(json.dumps(_plain(content), indent=1) + "\n", "utf-8")
         return path
 
     @classmethod
@@ -118,6 +138,11 @@ def ranked_record(
 ) -> dict[str, str]:
     """The two packed fields of a record."""
     return {"ranked_labels": pack(labels), "ranked_shown": pack(shown)}
+
+
+def of_behaviour(name: str, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Metrics of a kind of feedback by their names in records, such as ``is_like/ndcg@6``."""
+    return {f"{name}/{metric}": value for metric, value in metrics.items()}
 
 
 def load_records(folder: Path | None = None) -> Iterator[Record]:

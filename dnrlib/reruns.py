@@ -18,10 +18,9 @@ from dnrlib.comparisons import age, present
 from dnrlib.costs import side_by_side
 from dnrlib.environment import cores
 from dnrlib.errors import ConfigError, DataError
-from dnrlib.experiments import RUNS, RunConfig, compute, newest, run_name
+from dnrlib.experiments import RUNS, RunConfig, compute, config_of, lists_of, newest, run_name
 from dnrlib.identity import from_dict, hash_of
 from dnrlib.measurements import SAME_RUN
-from dnrlib.prepare import prepare
 from dnrlib.records import RESULTS, ROUNDING, Record
 from dnrlib.training import Progress
 from dnrlib.units import duration
@@ -282,8 +281,8 @@ def again(
         say(
             f"The record contradicts itself: {metric} is {said:.6f}, its ranking gives {ranked:.6f}"
         )
-    config = from_dict(RunConfig, record.config)
-    lists = prepare(config.data, say=say)
+    config = config_of(record)
+    lists = lists_of(config, say)
     folder = (runs or RUNS) / "again" / run_name(config, lists)
     with _threads(int(record.cost.get("threads", 1))):
         now, _ = compute(config, lists, folder / "checkpoint.pt", None, on_progress, say)

@@ -32,6 +32,8 @@ from dnrlib.rerankers.rankflow import RankFlow
 from dnrlib.rerankers.sasrec import SASRec
 from dnrlib.rerankers.score import RetrieverScore, ReversedScore
 from dnrlib.rerankers.setrank import SetRank
+from dnrlib.rerankers.several import BehaviourOracle, BehaviourPopularity, SeveralPRM
+from dnrlib.rerankers.text import TextPRM, TextSimilarity
 
 RERANKERS: dict[str, type[Reranker]] = {
     # no learning
@@ -65,6 +67,15 @@ RERANKERS: dict[str, type[Reranker]] = {
     # PRM with one thing changed, to see what that alone does
     "prm-disturbed": DisturbedPRM,
     "prm-placed": PlacedPRM,
+    # several kinds of feedback
+    "prm-behaviours": SeveralPRM,
+    "behaviours-score": RetrieverScore,
+    "behaviours-score-reversed": ReversedScore,
+    "behaviours-popularity": BehaviourPopularity,
+    "behaviours-oracle": BehaviourOracle,
+    # words about the items
+    "text-similarity": TextSimilarity,
+    "prm-text": TextPRM,
 }
 
 SIZES = ("users", "items", "n", "history", "return")
