@@ -12,7 +12,7 @@ from rich.table import Table
 from dnrlib.experiments import provenance
 from dnrlib.timings import RECORDS, Figure, Timings, load_timings
 
-GROUPS = ("training", "inference", "rerankers", "scale", "gpu")
+GROUPS = ("training", "inference", "rerankers", "scale", "simulation", "semantics", "noises", "gpu")
 
 
 def main() -> None:

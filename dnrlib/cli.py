@@ -685,6 +685,21 @@ def measure(
 
 
 @app.command()
+def simulate(
+    name: Annotated[str, typer.Argument(help="A file of online/, without its ending.")],
+    workers: Annotated[int, typer.Option(help="Processes that share the simulated users.")] = 2,
+    runs: Annotated[
+        Path, typer.Option(help="The folder of weights; rerankers that it lacks are trained.")
+    ] = Path("runs"),
+) -> None:
+    """Do a simulated online test with each of its seeds, and write down what users did."""
+    from dnrlib.simulation.online import load_definition, record
+
+    done = record(load_definition(name), console.print, workers, runs=runs)
+    console.print(f"Wrote {done}")
+
+
+@app.command()
 def claims(
     id: Annotated[str, typer.Option(help="Only this claim, with its runs.")] = "",
 ) -> None:
@@ -734,12 +749,19 @@ def book(
 ) -> None:
     """Execute the chapters with papermill and render the site, or one chapter."""
     from dnrlib.book import build, parse_parameters, record_durations
+    from dnrlib.book.builder import alone_in
     from dnrlib.book.compare import compare
     from dnrlib.book.single import has_display, make_chapter
 
     if (parameter or beside) and not chapter:
         option = "-p" if parameter else "--beside"
         raise ConfigError(f"{option} needs --chapter NAME: which chapter is the parameter for?")
+    of_all = {"--check": check, "--workers": workers, "--fresh": fresh}
+    if chapter and (given := [option for option, value in of_all.items() if value]):
+        raise ConfigError(
+            f"{given[0]} is for the whole book, and one chapter is always executed: leave out "
+            f"{given[0]} or --chapter"
+        )
     if check:
         _check_pages()
         return
@@ -748,14 +770,15 @@ def book(
         parse_parameters(_pair(option, pair) for pair in pairs or [])
         for option, pairs in (("-p", parameter), ("--beside", beside))
     )
-    if chapter and beside:
-        page = compare(chapter, first, second, profile, name)
-    elif chapter:
-        page = make_chapter(chapter, first, profile, name)
-    else:
-        page = build(profile, name, workers=workers, fresh=fresh)
-    if durations:
-        console.print(f"Wrote {record_durations()}")
+    with alone_in(Path()):
+        if chapter and beside:
+            page = compare(chapter, first, second, profile, name)
+        elif chapter:
+            page = make_chapter(chapter, first, profile, name)
+        else:
+            page = build(profile, name, workers=workers, fresh=fresh)
+        if durations:
+            console.print(f"Wrote {record_durations()}")
     console.print(f"Open {page}", soft_wrap=True)
     if show or (show is None and chapter and has_display()):
         webbrowser.open(page.as_uri())

@@ -76,12 +76,17 @@ def per_seed(records: Sequence[Record], metric: str = "ndcg@6") -> Float[np.ndar
     Raises:
         DataError: there is no record, or they are of different lists and cannot be paired.
     """
+    _check_same_lists(records)
+    return np.stack([record.per_list()[metric].numpy() for record in records])
+
+
+def _check_same_lists(records: Sequence[Record]) -> None:
     if not records:
         raise DataError("results", "no record of these runs")
-    prints = {record.data["fingerprint"] for record in records}
+    # lists that carry more, such as words, say which they are without it
+    prints = {record.data.get("lists", record.data["fingerprint"]) for record in records}
     if len(prints) > 1:
         raise DataError("results", f"records of different lists cannot be paired: {prints}")
-    return np.stack([record.per_list()[metric].numpy() for record in records])
 
 
 def mean(records: Sequence[Record], metric: str = "ndcg@6") -> Interval:
@@ -131,7 +136,7 @@ def _paired(
 ) -> tuple[np.ndarray, np.ndarray]:
     """[seeds, lists] of both; what is not trained stands for every seed of the other."""
     both = [*records, *reference]
-    per_seed(both, metric)
+    _check_same_lists(both)
     seeds = sorted({record.seed for record in both if record.best_epoch}) or [0]
     first, second = (per_seed(_of_seeds(group, seeds), metric) for group in (records, reference))
     return first, second
@@ -146,7 +151,7 @@ def gain_over_seeds(
         DataError: as in `gain`.
         ConfigError: fewer than two seeds.
     """
-    per_seed([*records, *reference], metric)
+    _check_same_lists([*records, *reference])
     seeds = sorted({record.seed for record in [*records, *reference]})
     first, second = (per_seed(_of_seeds(group, seeds), metric) for group in (records, reference))
     return seed_difference(first, second)

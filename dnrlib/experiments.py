@@ -522,7 +522,10 @@ def load_generator(record: Record, runs: Path | None = None) -> Noise:
         DataError: the run had none, or its weights are not on this machine.
     """
     weights = _weights(record, "generator", runs)
-    generator = untrained_generator(record.config["training"], record.config.get("trainer", ""))
+    config = record.config
+    generator = untrained_generator(
+        config["training"], config.get("trainer", ""), config["options"]
+    )
     generator.load_state_dict(weights)
     return generator
 

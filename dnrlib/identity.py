@@ -113,7 +113,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], where: str = "") ->
     Raises:
         ConfigError: names the parameter, as in ``training.lambda_c``.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     given = {}
     for name, value in values.items():
         if name not in hints:
@@ -121,6 +121,9 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], where: str = "") ->
             raise ConfigError(f"unknown parameter {where}{name}: choose one of {known}")
         given[name] = fitted(hints[name], value, f"{where}{name}")
     return kind(**given)
+
+
+_hints = cache(get_type_hints)  # each time it would compile every annotation once more
 
 
 def fitted(hint: Any, value: Any, name: str) -> Any:

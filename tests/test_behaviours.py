@@ -22,6 +22,7 @@ from dnrlib.experiments import (
     evaluate,
     lists_of,
     load_experiment,
+    load_generator,
     load_reranker,
     run,
     run_config,
@@ -422,6 +423,7 @@ def test_a_run_keeps_the_ranking_of_each_kind(done):
     assert record.data["behaviours"] == ["liked", "loved", "fitting"]
     assert Record.load(folder / f"results/{record.run}.json").behaviours == record.behaviours
     model = load_reranker(record, lists, folder / "runs")
+    assert load_generator(record, folder / "runs").mlp[0].in_features == 2 + 8
     test = lists.of_split("test")
     with torch.no_grad():
         logits = model.eval().logits_of_each(test, test.scores)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import field_of, make_lists
+from worlds import field_of, make_lists, with_made_up_words
 
 from dnrlib.checks import CHECKS
 from dnrlib.errors import ConfigError
+from dnrlib.experiments import FIXED
 from dnrlib.metrics import ndcg, rank
 from dnrlib.rerankers import RERANKERS, SCORE_USES, OwnLoss, build
 from dnrlib.trainers import OwnLossTrainer, trainer_for
@@ -21,10 +22,11 @@ from dnrlib.training import TrainingConfig, score_lists
 
 BOOK = Path(__file__).parents[1] / "book"
 LISTS = make_lists(signal=0.5)
+WORDED = with_made_up_words(LISTS)
+"""What has words about items to read wants them; the others do not notice."""
 BATCH = LISTS[:9]
 SMALL = {"dim": 16, "heads": 2, "feed_forward": 24}
-NOT_TRAINED = {"score", "score-reversed", "popularity", "oracle"}
-TRAINED = [name for name in RERANKERS if name not in NOT_TRAINED]
+TRAINED = [name for name in RERANKERS if name not in FIXED]
 NUMBERS = ("concat", "add", "weight")
 """The uses of the score that have a gradient."""
 
@@ -38,7 +40,7 @@ SEE_NO_OTHER = {"sasrec", "caser", "gru4rec", "diffurec"}
 """The history scores each candidate by itself."""
 KNOW_THEIR_PLACE = {"prm-placed": "logits move with the candidates"}
 """It is there to show what a place tells."""
-VARIANTS = {"prm-disturbed", "prm-placed"}
+VARIANTS = {"prm-disturbed", "prm-placed", "prm-behaviours", "prm-text"}
 """PRM with one thing changed: no paper's model, so that it has no page and no picture."""
 LEARNS_SLOWLY: dict[str, dict[str, float]] = {
     "setrank": {"epochs": 40},  # fewer: its blocks are many
@@ -56,7 +58,7 @@ def small(name, seed=0, dropout=0.0, **options):
     known = signature(RERANKERS[name]).parameters
     sizes = SMALL | {"dropout": dropout}
     sizes = {key: value for key, value in sizes.items() if key in known}
-    return build(name, LISTS, **sizes | options).eval()
+    return build(name, WORDED, **sizes | options).eval()
 
 
 def logits_of(model, batch, scores=None):

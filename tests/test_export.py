@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from torch import nn
-from worlds import field_of, make_lists
+from worlds import field_of, make_lists, with_made_up_words
 
 from dnrlib.errors import ConfigError, DataError
 from dnrlib.export import (
@@ -37,7 +37,8 @@ def options_of(name):
 
 def cases():
     """PRM in each way that it can use the scores, the other rerankers in one."""
-    for name in [name for name in RERANKERS if name != "oracle"]:  # a bound, which reads labels
+    bounds = {"oracle", "behaviours-oracle"}  # which read labels
+    for name in [name for name in RERANKERS if name not in bounds]:
         uses = SCORE_USES if name == "prm" else ["concat"]
         for score_use in uses if "score_use" in options_of(name) else (None,):
             yield pytest.param(name, score_use, id=f"{name}-{score_use}")
@@ -51,7 +52,7 @@ def small(name, score_use, seed=0):
     options = {k: v for k, v in SMALL.items() if k in options_of(name)}
     if score_use:
         options["score_use"] = score_use
-    model = build(name, LISTS, **options)
+    model = build(name, with_made_up_words(LISTS), **options)
     if name == "prm":  # others choose: weights that make candidates alike make near-ties
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.3)

@@ -61,6 +61,7 @@ RECORDS = (
     "results/**/*.json",
     "measurements/*.json",
     "experiments/*.yml",
+    "online/*.yml",
     "data/*.csv",
     "data/*.yml",
     "benchmarks/records/**/*.json",

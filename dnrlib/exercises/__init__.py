@@ -5,19 +5,24 @@ from __future__ import annotations
 from dnrlib.errors import ConfigError
 from dnrlib.exercises import (
     baselines,
+    behaviours,
+    bound,
     bring_your_own,
     cascade,
     claims,
     embeddings,
     failures,
     game,
+    light,
     neighbours,
     noise,
+    online,
     own_cascade,
     phases,
     protocol_study,
     results,
     robustness,
+    semantics,
     theory,
 )
 from dnrlib.exercises.core import Answer, Exercise, Feedback
@@ -40,6 +45,11 @@ EXERCISES = {
         claims,
         robustness,
         own_cascade,
+        online,
+        light,
+        bound,
+        behaviours,
+        semantics,
     )
     for exercise in module.EXERCISES
 }

@@ -15,7 +15,7 @@ from dnrlib.errors import ConfigError
 from dnrlib.noise import MLPNoise, Noise
 from dnrlib.trainers import trainer_for
 from dnrlib.training import Trainer
-from dnrlib.variants.behaviours import BehaviourTrainer
+from dnrlib.variants.behaviours import BehaviourNoise, BehaviourTrainer
 from dnrlib.variants.bound import Bound, BoundOfRequest, LightBetaExact
 from dnrlib.variants.light import Empirical, EmpiricalLists, LightBeta
 
@@ -50,9 +50,15 @@ def trainer_of(kind: type[nn.Module], variant: str = "") -> type[Trainer]:
     return VARIANTS[variant]
 
 
-def untrained_generator(training: Mapping[str, Any], variant: str = "") -> Noise:
+def untrained_generator(
+    training: Mapping[str, Any], variant: str = "", options: Mapping[str, Any] | None = None
+) -> Noise:
     """A noise generator of the kind that a run with these settings trains, before it is trained."""
     kind = VARIANTS.get(variant, Trainer)
+    if issubclass(kind, BehaviourTrainer):
+        given = options or {}
+        kinds = given.get("noise_of") or given.get("behaviours") or [0]
+        return BehaviourNoise(len(kinds), training["generator"], training["lambda_c"])
     if issubclass(kind, LightBeta):
         return kind.untrained()
     return MLPNoise(training["generator"], training["lambda_c"])

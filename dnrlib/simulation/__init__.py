@@ -1,0 +1,6 @@
+"""A simulated online test: a cascade serves simulated users, and arms are compared.
+
+Nothing here is an online test of real users. `responses` says what a simulated user does with an
+item that is shown, `exposures` has the logs on which that is fitted, `cascade` retrieves and
+reranks, `online` runs the test, and `experiment` has its statistics.
+"""

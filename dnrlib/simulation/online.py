@@ -1,0 +1,525 @@
+"""A simulated online test: simulated users at several requests, each served by one arm.
+
+What is assumed, and can be changed, stands in `OnlineConfig`. What users do with an item is known
+or fitted (`responses`), and candidates and orders are a real cascade's (`cascade`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dnrlib.engines import threads_each
+from dnrlib.errors import ConfigError, DataError
+from dnrlib.experiments import provenance
+from dnrlib.files import replacing
+from dnrlib.identity import code_hash, from_dict
+from dnrlib.measurements import Measurement, load_measurement, measurement_path
+from dnrlib.parallel import exit_with
+from dnrlib.prepare import DataConfig
+from dnrlib.simulation.cascade import (
+    SLATE,
+    Requests,
+    Served,
+    World,
+    check_arms,
+    load_world,
+    requests_of,
+    rerankers,
+    settings,
+    utilities,
+)
+from dnrlib.simulation.experiment import assign
+from dnrlib.units import duration
+
+DEFINITIONS = Path("online")
+CODE = tuple(f"simulation/{name}.py" for name in ("online", "cascade", "responses", "exposures"))
+"""What a test depends on, besides the data and the runs of its rerankers."""
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Everything that decides a simulated online test."""
+
+    world: str = "simulated"
+    """``simulated``, ``ml-1m`` or ``kuairand-pure``."""
+    users: int = 10_000
+    """Simulated; each is a copy of a user of the log."""
+    requests: int = 20
+    """Of each user in the test, at most."""
+    before: int = 8
+    """Requests before the test, at most: then the first arm serves everybody."""
+    requests_per_day: int = 4
+    """A day has one session, of so many requests at most."""
+    arms: Sequence[str] = ("none", "concat", "DNR-G", "DNR-B", "oracle")
+    """The control, then the others: names in `cascade.RULES` or of methods that are trained. The
+    same name twice is an A/A test."""
+    shares: Sequence[float] = ()
+    """Of users, one for each arm; none given: all alike."""
+    planted: float = 0.0
+    """Added, in all arms but the first, to each user's logit of ``realshow``: a known effect."""
+    examination: float = 0.9
+    """Assumed: the item at place k is looked at with the probability examination^(k - 1); who has
+    left off does not look at what follows."""
+    patience: tuple[float, float] = (0.95, 0.8)
+    """Assumed: probabilities that a session goes on if something of a list was watched, and if
+    nothing was."""
+    spread: float = 0.5
+    """Assumed: standard deviation of each simulated user's own effect, in logits, on every
+    behaviour."""
+    seed: int = 0
+    """Of rerankers, users and chance."""
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    """Settings of the rerankers' runs that differ from those of the world, as in experiments/."""
+
+    def __post_init__(self) -> None:
+        for name in ("users", "requests", "requests_per_day"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be at least 1")
+        for name in ("requests", "before"):
+            if (value := getattr(self, name)) % self.requests_per_day or value < 0:
+                raise ConfigError(
+                    f"{name} = {value}: must be whole days, a multiple of requests_per_day = "
+                    f"{self.requests_per_day}"
+                )
+        for name in ("examination", "patience"):
+            if not all(0 <= value <= 1 for value in np.atleast_1d(getattr(self, name))):
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be in [0, 1]")
+        if self.spread < 0:
+            raise ConfigError(f"spread = {self.spread}: must not be negative")
+        if isinstance(self.arms, str) or not self.arms:
+            raise ConfigError(f"arms = {self.arms!r}: must be a list of at least one arm")
+        if self.shares and len(self.shares) != len(self.arms):
+            raise ConfigError(
+                f"shares: {len(self.shares)} for {len(self.arms)} arms, give each one"
+            )
+        check_arms(tuple(self.arms))
+
+    @property
+    def days(self) -> int:
+        """Of the test."""
+        return self.requests // self.requests_per_day
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What each user did in the test and before it.
+
+    Args:
+        arms: names, the control first.
+        user: 0 … users - 1.
+        arm: of each user, a place in ``arms``.
+        sums, before: metric -> total of each user in the test, and in the time before.
+        daily: metric -> totals of each day of the test.
+    """
+
+    arms: tuple[str, ...]
+    user: Int[np.ndarray, " users"]
+    arm: Int[np.ndarray, " users"]
+    sums: dict[str, Float[np.ndarray, " users"]]
+    before: dict[str, Float[np.ndarray, " users"]]
+    daily: dict[str, Float[np.ndarray, "days users"]]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """``requests``, ``shows``, the behaviours, and ``app_time`` (seconds) where it is known."""
+        return tuple(self.sums)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A test that can begin: what serves every user, the same in all processes.
+
+    Args:
+        served: the reranker of each arm that has one.
+    """
+
+    config: OnlineConfig
+    world: World
+    served: dict[str, Served]
+
+    @cached_property
+    def arm(self) -> Int[np.ndarray, " users"]:
+        """Of each user, by a hash."""
+        arms = len(self.config.arms)
+        shares = self.config.shares or [1 / arms] * arms
+        return assign(np.arange(self.config.users), f"online-{self.config.seed}", shares)
+
+
+def run(
+    config: OnlineConfig,
+    say: Callable[[str], None] = lambda text: None,
+    workers: int = 1,
+    batch: int = 1024,
+    cache: Path | None = None,
+    runs: Path | None = None,
+) -> Totals:
+    """Do a test.
+
+    Every simulated user has random numbers of its own, so that neither ``workers`` nor ``batch``
+    changes what a user meets. A batch changes the rounding of the rerankers' logits, though, and
+    with it, rarely, the order of two candidates that are almost level.
+
+    Args:
+        say: told what is being done and how far it is.
+        workers: processes that share the users.
+        batch: users that are simulated at a time; memory grows with it.
+        cache: the folder of what was prepared, by default data/prepared.
+        runs: the folder of weights, by default runs/; what is not there is trained.
+
+    Raises:
+        ConfigError: a parameter is wrong, or some user has seen too much of the catalogue.
+        DataError: the world's data are neither found nor downloaded.
+    """
+    return carry_out(make_ready(config, say, cache, runs), say, workers, batch)
+
+
+def world(
+    name: str = "simulated",
+    say: Callable[[str], None] = lambda text: None,
+    cache: Path | None = None,
+    data: dict[str, Any] | None = None,
+) -> World:
+    """The world of that name, as `run` has it.
+
+    Raises:
+        ConfigError: there is no such world.
+        DataError: its data are neither found nor downloaded.
+    """
+    return load_world(from_dict(DataConfig, settings(name, data or {}, {})["data"]), cache, say)
+
+
+def make_ready(
+    config: OnlineConfig,
+    say: Callable[[str], None] = lambda text: None,
+    cache: Path | None = None,
+    runs: Path | None = None,
+) -> Ready:
+    """The first step of `run`: load the world, read or train the rerankers, and draw the arms.
+
+    Raises:
+        ConfigError, DataError, TrainingError: as these do.
+    """
+    arms = tuple(config.arms)
+    common = settings(config.world, config.data, config.training)
+    found = world(config.world, say, cache, config.data)
+    return Ready(config, found, rerankers(arms, common, config.seed, runs, say))
+
+
+def carry_out(
+    test: Ready,
+    say: Callable[[str], None] = lambda text: None,
+    workers: int = 1,
+    batch: int = 1024,
+) -> Totals:
+    """The second step of `run`: serve all users at all of their requests.
+
+    Raises:
+        ConfigError: some user has seen too much of the catalogue.
+    """
+    counts = np.concatenate(_blocks(test, say, workers, batch), axis=2).astype(np.float64)
+    return Totals(
+        arms=tuple(test.config.arms),
+        user=np.arange(test.config.users),
+        arm=test.arm,
+        sums=dict(zip(_metrics(test), counts[1:].sum(axis=0), strict=True)),
+        before=dict(zip(_metrics(test), counts[0], strict=True)),
+        daily=dict(zip(_metrics(test), counts[1:].swapaxes(0, 1), strict=True)),
+    )
+
+
+def _metrics(test: Ready) -> tuple[str, ...]:
+    responses = test.world.responses
+    names = (behaviour.name for behaviour in responses.behaviours)
+    return ("requests", "shows", *names, *(["app_time"] if responses.residuals is not None else []))
+
+
+# Blocks of users --------------------------------------------------------------------------
+
+
+def _blocks(
+    test: Ready, say: Callable[[str], None], workers: int, batch: int
+) -> list[Float[np.ndarray, "days_plus_1 metrics _"]]:
+    """The counts of all users, block by block; says how long the rest will take."""
+    users = test.config.users
+    ranges = [(first, min(first + batch, users)) for first in range(0, users, batch)]
+    began, found = time.perf_counter(), []
+    for (_, end), counts in zip(ranges, _each(test, ranges, workers), strict=True):
+        found.append(counts)
+        left = (time.perf_counter() - began) / end * (users - end)
+        say(f"Simulated {end:,} of {users:,} users, {duration(left)} left")
+    return found
+
+
+def _each(
+    test: Ready, ranges: list[tuple[int, int]], workers: int
+) -> Iterator[Float[np.ndarray, "days_plus_1 metrics _"]]:
+    if workers == 1:
+        yield from (_block(test, *one) for one in ranges)
+        return
+    given = (test, threads_each(workers), os.getpid())
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, given) as pool:
+        try:
+            yield from pool.map(_my_block, ranges)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_mine: list[Ready] = []
+"""In a worker process: the test that it works on."""
+
+
+def _begin(test: Ready, threads: int, parent: int) -> None:
+    exit_with(parent)
+    torch.set_num_threads(threads)
+    _mine.append(test)
+
+
+def _my_block(one: tuple[int, int]) -> Float[np.ndarray, "days_plus_1 metrics _"]:
+    return _block(_mine[0], *one)
+
+
+@torch.inference_mode()
+def _block(test: Ready, first: int, end: int) -> Float[np.ndarray, "days_plus_1 metrics _"]:
+    """All requests of some users; the first of the days is all the time before the test."""
+    config, world = test.config, test.world
+    users = np.arange(first, end)
+    real = torch.from_numpy(users * world.log.users // config.users)
+    steps = config.before + config.requests
+    state = requests_of(world, real, steps, world.data.candidates, world.data.history)
+    outcomes = world.responses.outcomes
+    draws = _draws(config.seed, users, steps, SLATE * outcomes + 2)
+    effects = config.spread * _own(config.seed, users)[:, None].expand(-1, outcomes).clone()
+    arm = torch.from_numpy(test.arm[first:end])
+    counts = np.zeros((1 + config.days, len(_metrics(test)), len(users)), np.float32)
+    going_on = torch.ones(len(users), dtype=torch.bool)
+    for step in range(steps):
+        if step % config.requests_per_day == 0:
+            going_on[:] = True
+        if step == config.before:
+            effects[:, 0] += config.planted * (arm != 0)
+        in_test = step >= config.before
+        day = 1 + (step - config.before) // config.requests_per_day if in_test else 0
+        who = going_on.nonzero()[:, 0]
+        served = arm[who] if in_test else torch.zeros_like(who)
+        shown = _shown(test, state, who, served, users, step)
+        uniform = draws[who, step]
+        looked = uniform[:, :1] < config.examination ** torch.arange(SLATE)
+        happened, seconds = world.responses.draw(
+            real[who], shown, effects[who], uniform[:, 2:].unflatten(1, (SLATE, outcomes))
+        )
+        happened &= looked[:, :, None]
+        state.watched(who, shown, happened[:, :, 0])
+        counts[day, :, who] += _counted(happened, seconds, looked)
+        satisfied = happened[:, :, 0].any(dim=1)
+        going_on[who] = uniform[:, 1] < torch.where(satisfied, *config.patience)
+    return counts
+
+
+def _shown(
+    test: Ready, state: Requests, who: Tensor, served: Tensor, users: np.ndarray, step: int
+) -> Int[Tensor, "some slate"]:
+    """The slate of each user, by the order of its arm."""
+    lists = state.lists(who)
+    best = torch.empty(len(who), SLATE, dtype=torch.long)
+    for number in served.unique().tolist():
+        mine = (served == number).nonzero()[:, 0]
+        name, some = test.config.arms[number], lists[mine]
+        chance = None
+        if name == "random":
+            n = some.items.shape[1]
+            chance = _draws(test.config.seed, users[who[mine]], 1, n, purpose=2 + step)[:, 0]
+        orders = utilities(name, some, test.world.responses, test.served, chance)
+        best[mine] = orders.topk(SLATE, dim=1).indices
+    return state.serve(who, best)
+
+
+def _counted(
+    happened: Tensor, seconds: Tensor | None, looked: Tensor
+) -> Float[np.ndarray, "some metrics"]:
+    """Of a request of each user."""
+    request = torch.ones(len(happened), 1)
+    columns = [request, SLATE * request, happened.sum(dim=1)]
+    if seconds is not None:
+        columns.append((seconds * looked).sum(dim=1, keepdim=True))
+    return torch.cat(columns, dim=1).numpy()
+
+
+def _draws(
+    seed: int, users: Int[np.ndarray, " some"], steps: int, width: int, purpose: int = 0
+) -> Float[Tensor, "some steps width"]:
+    """Numbers in [0, 1) that a user, and a purpose, has alone."""
+    streams = (_stream(seed, user, purpose) for user in users.tolist())
+    return torch.from_numpy(
+        np.stack([stream.random((steps, width), dtype=np.float32) for stream in streams])
+    )
+
+
+def _own(seed: int, users: Int[np.ndarray, " some"]) -> Float[Tensor, " some"]:
+    """Standard normal, of each user."""
+    values = [_stream(seed, user, 1).standard_normal() for user in users.tolist()]
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def _stream(seed: int, user: int, purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, user + (purpose << 40)]))
+
+
+# Recorded tests ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A test that is done with several seeds.
+
+    Args:
+        name: of its file, online/NAME.yml.
+        configs: one for each seed.
+    """
+
+    name: str
+    configs: list[OnlineConfig]
+
+
+def load_definition(name: str, folder: Path | None = None) -> Definition:
+    """What online/NAME.yml says: settings of `OnlineConfig`, and ``seeds`` in place of the seed.
+
+    Raises:
+        DataError: there is no such file, or it is not a definition.
+        ConfigError: it has an unknown parameter or value.
+    """
+    path = (folder or DEFINITIONS) / f"{name}.yml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yml"))) or "none"
+        raise DataError(path, f"no such test; there are: {known}")
+    try:
+        content = dict(yaml.safe_load(path.read_text("utf-8")))
+        seeds = [int(seed) for seed in content.pop("seeds")]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            path, f"not a test: needs settings and `seeds` (a list): {reason}"
+        ) from error
+    try:
+        return Definition(name, [from_dict(OnlineConfig, content | {"seed": s}) for s in seeds])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def record(
+    definition: Definition,
+    say: Callable[[str], None] = lambda text: None,
+    workers: int = 1,
+    cache: Path | None = None,
+    runs: Path | None = None,
+    folder: Path | None = None,
+) -> Path:
+    """Do the test with each seed and write measurements/online-NAME.json after each.
+
+    A seed is not done again that is recorded with the same settings, data and code.
+
+    Args:
+        workers, cache, runs: as in `run`.
+        folder: where to write, by default measurements/.
+
+    Raises:
+        ConfigError, DataError, TrainingError: as `run` does.
+    """
+    what = f"online-{definition.name}"
+    path = measurement_path("", what, folder)
+    old = load_measurement("", what, folder).runs if path.exists() else []
+    found: list[dict[str, Any]] = []
+    for number, config in enumerate(definition.configs, start=1):
+        named = f"[{number}/{len(definition.configs)}] {_name(config)}"
+        data = world(config.world, say, cache, config.data).fingerprint
+        known = [run for run in old if _same(run, config, data)]
+        if known:
+            say(f"{named} is recorded already")
+            found += known[:1]
+            continue
+        say(named)
+        test = make_ready(config, say, cache, runs)
+        totals = carry_out(test, say, workers)
+        found.append(_entry(test, totals))
+        rest = [run for run in old if run["run"] not in {one["run"] for one in found}]
+        measurement = Measurement("", what, found + rest, provenance())
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(asdict(measurement)) + "\n", "utf-8")
+    return path
+
+
+def _name(config: OnlineConfig) -> str:
+    return f"{config.world}, seed {config.seed}"
+
+
+def _same(run: dict[str, Any], config: OnlineConfig, data: str) -> bool:
+    given = json.loads(json.dumps(asdict(config)))
+    return (run["config"], run["data"], run["code"]) == (given, data, code_hash(CODE))
+
+
+def _entry(test: Ready, totals: Totals) -> dict[str, Any]:
+    return {
+        "run": _name(test.config),
+        "seed": test.config.seed,
+        "config": asdict(test.config),
+        "data": test.world.fingerprint,
+        "code": code_hash(CODE),
+        "rerankers": {
+            arm: {"run": served.run, "ndcg@6": served.validation}
+            for arm, served in test.served.items()
+        },
+        "checks": {name: asdict(one) for name, one in test.world.responses.checks.items()},
+        "metrics": totals.metrics,
+        "days": test.config.days,
+        "rows": [moments(totals, number) for number in range(len(totals.arms))],
+    }
+
+
+def moments(totals: Totals, number: int) -> dict[str, Any]:
+    """All that the usual estimates need of an arm, without any user's own totals.
+
+    Returns:
+        ``arm``, ``users``; ``names``, the metrics of the test and, with ``before:``, of the time
+        before; their ``mean`` a user and ``covariance`` over users; ``daily``: of each metric the
+        mean and the standard deviation of the total up to each day.
+    """
+    mine = totals.arm == number
+    periods = {"": totals.sums, "before:": totals.before}
+    columns = {f"{p}{n}": v[mine] for p, values in periods.items() for n, v in values.items()}
+    table = np.stack([*columns.values()])
+    looks = {name: values[:, mine].cumsum(axis=0) for name, values in totals.daily.items()}
+    return {
+        "arm": totals.arms[number],
+        "users": int(mine.sum()),
+        "names": [*columns],
+        "mean": _rounded(table.mean(axis=1)),
+        "covariance": _rounded(np.cov(table)),
+        "daily": {
+            name: {"mean": _rounded(v.mean(axis=1)), "sd": _rounded(v.std(axis=1, ddof=1))}
+            for name, v in looks.items()
+        },
+    }
+
+
+def _rounded(values: np.ndarray) -> Any:
+    """To eight digits, which is more than any estimate has."""
+    return (
+        [_rounded(row) for row in values]
+        if values.ndim > 1
+        else [float(f"{v:.8g}") for v in values]
+    )
