@@ -17,12 +17,14 @@ from dnrlib.statistics import Estimate
 from dnrlib.tables import Cells, Compared, contrast, family
 
 EXPERIMENT = "behaviours"
+"""Of experiments/."""
 PROTOCOL = "shown+sampled"
 ALL = (0, 1, 2)
 """The kinds that are learnt together."""
 Case = tuple[str, tuple[int, ...], tuple[int, ...]]
 """Method, the kinds that it learns, and the kinds of which its noise is, if not of these."""
 REFERENCES = ("score", "score-reversed", "popularity", "oracle")
+"""What every table has beside what was trained."""
 HYPOTHESES = {
     "K1": "plain training of all kinds ranks a kind better than plain training of it alone",
     "K2": "DNR-B of all kinds ranks a kind better than DNR-B of it alone",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dnrlib.lists import CandidateLists
 from dnrlib.metrics import ndcg, pack, ranking
 from dnrlib.robustness import K, per_list
+from dnrlib.statistics import Estimate, estimate
 from dnrlib.training import score_lists
 
 GROUPS = {"0-9": (0, 9), "10-29": (10, 29), "30-99": (30, 99), "100 or more": (100, None)}
@@ -94,3 +95,35 @@ def by_method(
         method: {group: np.stack(seeds) for group, seeds in groups.items()}
         for method, groups in methods.items()
     }
+
+
+def difference(method: ByGroup, reference: ByGroup, group: str) -> Estimate | None:
+    """NDCG@6 of a method minus that of another in a group, paired by list and seed.
+
+    None where fewer than two lists have a liked item of the group.
+    """
+    values = method[group] - reference[group]
+    return estimate(values) if _enough(values) else None
+
+
+def difference_between(
+    method: ByGroup, reference: ByGroup, first: str, second: str
+) -> Estimate | None:
+    """The `difference` in the first group minus that in the second.
+
+    The groups have other lists, so that each list counts by its share of its group's mean: the mean
+    over all lists is then the difference of the two means. None as for `difference`.
+    """
+    one, other = (method[group] - reference[group] for group in (first, second))
+    return estimate(_shares(one) - _shares(other)) if _enough(one) and _enough(other) else None
+
+
+def _enough(values: Float[np.ndarray, "seeds lists"]) -> bool:
+    """Whether two lists at least have a value."""
+    return int(np.isfinite(values).all(axis=0).sum()) >= 2
+
+
+def _shares(values: Float[np.ndarray, "seeds lists"]) -> Float[np.ndarray, "seeds lists"]:
+    """Values whose mean over all lists is the mean over those lists that have one."""
+    there = np.isfinite(values)
+    return np.where(there, values, 0) / there.mean(axis=1, keepdims=True)

@@ -24,7 +24,9 @@ from dnrlib.lists import CandidateLists
 from dnrlib.prepare import DataConfig
 
 RATINGS = ("rating ≥ 3", "rating ≥ 4", "rating = 5")
+"""Of MovieLens."""
 ACTIONS = ("is_click", "long_view", "is_like")
+"""Of KuaiRand: those that enough people do."""
 SIMULATED = ("liked", "loved", "fitting")
 KINDS: dict[str, tuple[str, ...]] = {
     "ml-1m": RATINGS,

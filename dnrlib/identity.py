@@ -113,7 +113,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], where: str = "") ->
     Raises:
         ConfigError: names the parameter, as in ``training.lambda_c``.
     """
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     given = {}
     for name, value in values.items():
         if name not in hints:

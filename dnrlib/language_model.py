@@ -60,9 +60,14 @@ class CausalScorer(Reranker):
             raise ConfigError(f"prompt = {prompt!r}: must say where the titles go, as {{history}}")
         if titles < 1 or batch_size < 1:
             raise ConfigError(f"titles = {titles}, batch_size = {batch_size}: must be positive")
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.requires_grad_(False)
         self.tokenizer, self.texts = tokenizer, ["", *texts]
         self.prompt, self.titles, self.batch_size = prompt, titles, batch_size
+        self.eval()
+
+    def train(self, mode: bool = True) -> CausalScorer:
+        """Nothing is trained: the model's dropout stays off."""
+        return super().train(False)
 
     @classmethod
     def load(
@@ -161,6 +166,44 @@ class CausalScorer(Reranker):
         logits = self.model(input_ids=tokens, attention_mask=read).logits[:, :-1].float()
         loss = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
         return -(loss * asked[:, 1:]).sum(dim=1)
+
+
+# A model that knows nothing ---------------------------------------------------------------
+
+
+def save_random_model(
+    folder: Path | str, texts: Sequence[str], dim: int = 64, layers: int = 2, seed: int = 0
+) -> None:
+    """Write a language model with random weights, and a tokenizer learnt from texts, to a folder.
+
+    It is GPT-2's architecture and knows nothing: what it is good for is to see that all fits
+    together, and how the time grows with its size.
+
+    Raises:
+        ConfigError: Transformers is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    except ImportError as error:
+        raise ConfigError("transformers is not installed: pip install 'dnrlib[llm]'") from error
+    tokens = Tokenizer(models.BPE())
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokens.train_from_iterator(sorted(texts), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>")
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=512, n_embd=dim, n_layer=layers, n_head=dim // 16,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 # Cost -------------------------------------------------------------------------------------

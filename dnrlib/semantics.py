@@ -170,7 +170,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 def worded(lists: CandidateLists, vectors: Float[Tensor, "items d"], name: str) -> WordedLists:
-    """The lists with a vector of each item's text.
+    """The lists with a vector of each item's text; ``meta["lists"]`` says which they were without.
 
     Args:
         vectors: of item 1, 2, … in the numbering of the lists.
@@ -184,7 +184,8 @@ def worded(lists: CandidateLists, vectors: Float[Tensor, "items d"], name: str) 
             f"{len(vectors)} text vectors for {lists.meta['items']} items: give one for each"
         )
     words = F.pad(vectors, (0, 0, 1, 0))
-    return WordedLists(**vars(lists) | {"meta": lists.meta | {"words": name}, "words": words})
+    meta = lists.meta | {"words": name, "lists": lists.fingerprint}
+    return WordedLists(**vars(lists) | {"meta": meta, "words": words})
 
 
 def with_words(

@@ -47,10 +47,12 @@ NO_SHAPE = {
     "dnrlib.rerankers.pier.PIER.encode",
     "dnrlib.rerankers.pier.PIER.score",
     "dnrlib.rerankers.pier.PIER.see",
+    "dnrlib.rerankers.several.scored",
     "dnrlib.training.Trainer.one_pass",
     "dnrlib.training.Trainer.step",
     "dnrlib.training.Trainer.update_generator",
     "dnrlib.training.Trainer.update_reranker",
+    "dnrlib.variants.behaviours.BehaviourTrainer.one_pass",
 }
 NO_CONSTANT = {
     "dnrlib.divergences.ESTIMATORS",
@@ -64,6 +66,7 @@ ANY_SHAPE = {
     "dnrlib.stacked.Stack.step",
     "dnrlib.training.OneDevice.all_reduce",
     "dnrlib.training.turn_gradient",
+    "dnrlib.variants.bound.Bound.one_pass",
 }
 
 

@@ -21,6 +21,10 @@ THEORY = (
     "baselines",
     "bring-your-own",
     "neighbours",
+    "an-online-test",
+    "several-kinds-of-feedback",
+    "light-generators",
+    "a-better-objective",
     *(page.stem for page in pages(ROOT) if page.stem.startswith("reranker-")),
 )
 """Pages whose displayed equations are all exercised."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from worlds import field_of, make_lists
+from worlds import field_of, make_lists, with_made_up_words
 
 from dnrlib.errors import ConfigError
 from dnrlib.losses import bernoulli
@@ -204,7 +204,7 @@ def test_metrics_of_an_equivariant_reranker_do_not_depend_on_the_input_order():
 
 @pytest.mark.parametrize("name", RERANKERS)
 def test_build_takes_the_sizes_from_the_lists(name):
-    logits = build(name, LISTS)(BATCH, BATCH.scores)
+    logits = build(name, with_made_up_words(LISTS))(BATCH, BATCH.scores)
     assert logits.shape == BATCH.scores.shape
     assert logits.isfinite().all()
 

@@ -4,6 +4,7 @@ import torch
 
 from dnrlib.lists import CandidateLists
 from dnrlib.log import TEST, TRAIN, VALIDATION, ExposureLog
+from dnrlib.rerankers.text import WordedLists
 
 
 def preference(users, items):
@@ -75,6 +76,14 @@ def make_lists(lists=120, n=12, shown=4, history=5, users=20, items=40, seed=0, 
         list=torch.arange(lists).int(),
         meta={"users": users, "items": items, "protocol": "made-up"},
     )
+
+
+def with_made_up_words(lists, size=256, seed=0):
+    """The same lists with a random vector for each item's text, for what reads words."""
+    random = torch.Generator().manual_seed(seed)
+    words = torch.randn(lists.meta["items"] + 1, size, generator=random)
+    words[0] = 0
+    return WordedLists(**vars(lists), words=words)
 
 
 def field_of(lists, **changed):

@@ -90,7 +90,7 @@ class WordedItems(nn.Module):
         self.words.copy_(words)
 
     def forward(self, items: Int[Tensor, "lists some"]) -> Float[Tensor, "lists some dim"]:
-        """The vectors of items; zero for the padding."""
+        """The vectors of items; that of the padding, which `PRM` gives no weight, is arbitrary."""
         worded = self.project(F.embedding(items, self.words))
         return worded + self.own(items) if self.use == "both" else worded
 
