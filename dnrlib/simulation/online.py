@@ -343,7 +343,9 @@ def _shown(
         chance = None
         if name == "random":
             n = some.items.shape[1]
-            chance = _draws(test.config.seed, users[who[mine]], 1, n, purpose=2 + step)[:, 0]
+            chance = _draws(test.config.seed, users[who[mine].numpy()], 1, n, purpose=2 + step)[
+                :, 0
+            ]
         orders = utilities(name, some, test.world.responses, test.served, chance)
         best[mine] = orders.topk(SLATE, dim=1).indices
     return state.serve(who, best)
