@@ -184,8 +184,8 @@ def test_neither_batch_nor_seed_of_others_changes_a_user(world):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_batch_may_have_one_user_of_an_arm(world, batch):
     arms = ("random", "score", "oracle")
-    few = totals(world, batch=batch, arms=arms, users=7, requests=3, before=1)
-    assert equal(few, totals(world, arms=arms, users=7, requests=3, before=1))
+    few = totals(world, batch=batch, arms=arms, users=7, requests=4, before=4)
+    assert equal(few, totals(world, arms=arms, users=7, requests=4, before=4))
 
 
 def test_days_add_up(world):

@@ -325,7 +325,7 @@ def _block(test: Ready, first: int, end: int) -> Float[np.ndarray, "days_plus_1 
         )
         happened &= looked[:, :, None]
         state.watched(who, shown, happened[:, :, 0])
-        counts[day, :, who] += _counted(happened, seconds, looked)
+        counts[day, :, who.numpy()] += _counted(happened, seconds, looked)
         satisfied = happened[:, :, 0].any(dim=1)
         going_on[who] = uniform[:, 1] < torch.where(satisfied, *config.patience)
     return counts
