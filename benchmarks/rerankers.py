@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.common import figure, interleaved, ratios, seconds
 from benchmarks.inference import random_lists, threads
-from dnrlib.experiments import UNTRAINED
+from dnrlib.costs import with_words
+from dnrlib.experiments import FIXED
 from dnrlib.lists import CandidateLists
 from dnrlib.rerankers import RERANKERS, OwnLoss, build
 from dnrlib.timings import Figure
@@ -23,8 +24,8 @@ EPOCHS = 3
 
 def measure(quick: bool) -> list[Figure]:
     """Lists a second, and the time of PRM over the reranker's own, in training and in serving."""
-    lists = random_lists(64 if quick else 512)
-    names = [name for name in RERANKERS if name not in UNTRAINED]
+    lists = with_words(random_lists(64 if quick else 512))
+    names = [name for name in RERANKERS if name not in FIXED]
     rows = []
     for name in names:
         pair = [REFERENCE, name] if name != REFERENCE else [REFERENCE]

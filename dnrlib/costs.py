@@ -35,6 +35,7 @@ from dnrlib.parallel import Hardware, train
 from dnrlib.prepare import CACHE, DataConfig
 from dnrlib.records import Record
 from dnrlib.rerankers import build
+from dnrlib.rerankers.text import WordedLists
 from dnrlib.training import Trainer, TrainingConfig, score_lists, validation_ndcg
 from dnrlib.units import duration
 from dnrlib.variants import trainer_of
@@ -242,7 +243,8 @@ def measure(work: Work, hardware: Hardware) -> Rates:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         lists, scored = random_lists(count, sizes), random_lists(SCORED, sizes)
-        reranker = build(work.reranker, lists, **work.options)
+        worded = with_words(lists, work.options.get("text_dim", 256))
+        reranker = build(work.reranker, worded, **work.options)
         if not any(True for _ in reranker.parameters()):
             evaluating = _seconds(lambda: _evaluate(reranker, scored)) / SCORED
             return Rates(0.0, 0.0, 0.0, evaluating, 0.0, 0.0)
@@ -288,6 +290,12 @@ def random_lists(count: int, sizes: Sizes) -> CandidateLists:
         labels=liked, shown=liked, split=torch.zeros(count, dtype=torch.int8), list=upto(1),
         meta={"users": sizes.users, "items": sizes.items},
     )  # fmt: skip
+
+
+def with_words(lists: CandidateLists, size: int = 256) -> WordedLists:
+    """The lists with words about the items that say nothing, for rerankers that read some."""
+    words = torch.zeros(lists.meta["items"] + 1, size)
+    return WordedLists(**vars(lists), words=words)
 
 
 def _evaluate(reranker: nn.Module, lists: CandidateLists) -> None:

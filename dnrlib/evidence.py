@@ -21,8 +21,8 @@ from dnrlib import comparisons
 from dnrlib.claims import Claim, Rules, load_claims, load_rules, span
 from dnrlib.data import DATASETS
 from dnrlib.errors import ConfigError, DataError
-from dnrlib.experiments import EXPERIMENTS, RunConfig, merge, nested
-from dnrlib.identity import from_dict, hash_of, plain
+from dnrlib.experiments import EXPERIMENTS, RunConfig, config_of, merge, nested
+from dnrlib.identity import hash_of, plain
 from dnrlib.measurements import (
     MEASURES,
     WITHOUT_RUNS,
@@ -142,6 +142,7 @@ class Shelf:
         self.results, self.measurements = results, measurements
         self.benchmarks = benchmarks or RECORDS
         self._read: dict[str, tuple[list[Record], list[RunConfig]]] = {}
+        self._configs: dict[str, list[RunConfig]] = {}
 
     def present(self, experiment: str) -> tuple[list[Record], list[RunConfig]]:
         """The records of an experiment, and the runs that have none.
@@ -163,10 +164,11 @@ class Shelf:
             ConfigError: the experiment has no such run.
         """
         records, missing = self.present(experiment)
-        kept = [record for record in records if wanted(from_dict(RunConfig, record.config))]
+        configs = self.runs(experiment)
+        kept = [record for record, config in zip(records, configs, strict=False) if wanted(config)]
         left = sum(wanted(config) for config in missing)
         if not left and not kept:
-            cells = {f"{config.model}@{config.data.dataset}" for config in self.runs(experiment)}
+            cells = {f"{config.model}@{config.data.dataset}" for config in configs}
             raise ConfigError(
                 f"experiments/{experiment}.yml has no such run: choose one of "
                 f"{', '.join(sorted(cells))}, each under {PROTOCOL}"
@@ -181,8 +183,10 @@ class Shelf:
 
     def runs(self, experiment: str) -> list[RunConfig]:
         """The runs of an experiment, those with a record first; raises as `present`."""
-        records, missing = self.present(experiment)
-        return [*(from_dict(RunConfig, record.config) for record in records), *missing]
+        if experiment not in self._configs:
+            records, missing = self.present(experiment)
+            self._configs[experiment] = [*map(config_of, records), *missing]
+        return self._configs[experiment]
 
     def cell(self, cell: Cell) -> list[Record]:
         """The records of a cell, one a seed, under `PROTOCOL`; raises as `records`."""
@@ -415,7 +419,7 @@ def _sweep(shelf: Shelf, experiment: str, path: str) -> dict[float, list[Record]
     kept = shelf.records(experiment, lambda config: _but(config, path) == case)
     groups: dict[float, list[Record]] = {}
     for record in kept:
-        setting = _setting(from_dict(RunConfig, record.config), path)
+        setting = _setting(config_of(record), path)
         groups.setdefault(setting, []).append(record)
     return dict(sorted(groups.items()))
 

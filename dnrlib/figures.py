@@ -45,6 +45,12 @@ METHOD_COLOURS = {
     "DNR-B": "#D55E00",
     "DNR-B-no-adv": "#AA4499",
     "DNR-B-no-x": "#222222",
+    "light-beta": "#6929C4",
+    "light-beta-exact": "#9F1853",
+    "empirical": "#005D5D",
+    "empirical-lists": "#1FA187",
+    "bound": "#B28600",
+    "bound-request": "#570408",
 }
 """Method -> colour, the same in every figure."""
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#4D4D4D"]

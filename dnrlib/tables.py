@@ -81,6 +81,12 @@ _WORDS = {
     "DNR-B": "{} + DNR-B",
     "DNR-B-no-adv": "{} + DNR-B without L_adv",
     "DNR-B-no-x": "{} + DNR-B without L_x",
+    "light-beta": "{} + learned Beta",
+    "light-beta-exact": "{} + learned Beta, exact L_x",
+    "empirical": "{} + real scores as noise",
+    "empirical-lists": "{} + real lists as noise",
+    "bound": "{} + bound",
+    "bound-request": "{} + bound, with request",
 }
 
 Cell = list[Record | None]

@@ -3,12 +3,14 @@
 import os
 import re
 from pathlib import Path
+from threading import Event, Thread
 
 import nbformat
 import pytest
 from made_up_book import PARAMETERS, notebook, write_book
 
 from dnrlib.book import BookError, build, durations, executed, jobs, run_chapter, stamps
+from dnrlib.book.builder import alone_in
 from dnrlib.book.execution import Execution, keep, kept
 from dnrlib.book.plan import plan
 from dnrlib.book.provenance import add_provenance
@@ -150,6 +152,27 @@ wait_for("never")
 
 
 @pytest.mark.slow
+def test_a_second_build_in_a_folder_waits_for_the_first(tmp_path, monkeypatch):
+    told, order = Event(), []
+    monkeypatch.setattr("builtins.print", lambda *words, **_: (order.append(words[0]), told.set()))
+
+    def second():
+        with alone_in(tmp_path):
+            order.append("second")
+
+    other = Thread(target=second)
+    with alone_in(tmp_path):
+        other.start()
+        told.wait()
+        order.append("first is done")
+    other.join()
+    assert order == [
+        "Another build has this folder (_build/.lock): waiting until it is done",
+        "first is done",
+        "second",
+    ]
+
+
 def test_a_kernel_that_dies_is_named(write):
     with pytest.raises(BookError, match="chapter one: its kernel died, as when memory runs out"):
         run_chapter("one", root=write(one=notebook("import os; os._exit(1)")))

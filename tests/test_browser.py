@@ -118,6 +118,30 @@ def test_what_is_cut_off_is_too_wide(faults):
     assert faults(cut) == ["at 375 pixels: div is wider than the page"]
 
 
+SLIDING = """<style>main { transition: margin 0.3s } p { overflow-x: auto }
+@media (min-width: 1000px) { main { margin-left: 200px } }</style>"""
+STATIC = Path("book/_static")
+
+
+def test_nothing_moves_for_who_asked_for_less_motion(faults):
+    first, *_ = faults("", SLIDING)
+    assert first == "at 375 pixels: main moves though less motion was asked for"
+
+
+def test_the_book_has_no_motion_for_who_asked_for_less(faults):
+    style = (STATIC / "book.css").read_text("utf-8")
+    assert faults("", f"{SLIDING}<style>{style}</style>") == []
+
+
+@pytest.mark.parametrize("shape", ["padding-left: 3000px", "padding-top: 2000px"])
+def test_the_keyboard_reaches_what_scrolls_either_way(faults, shape):
+    script = (STATIC / "scrolling.js").read_text("utf-8")
+    inner = f'<div style="{shape}">much</div>'
+    box = f'<div class="dnr-scroll" style="overflow: auto; max-height: 300px">{inner}</div>'
+    assert any("scrollable-region-focusable" in fault for fault in faults(box))
+    assert faults(box, f"<script>{script}</script>") == []
+
+
 def test_what_is_folded_is_looked_at(faults):
     folded = f"<details><summary>More</summary>{WIDE}</details>"
     assert "at 375 pixels: div is wider than the page" in faults(folded)

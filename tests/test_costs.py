@@ -211,6 +211,21 @@ def test_measuring_gives_rates_and_leaves_the_random_numbers_alone(generator):
     assert (found["phase_one"] == found["phase_two"]) == (generator == "none")
 
 
+@pytest.mark.parametrize(
+    ("reranker", "trainer", "options"),
+    [
+        ("prm-text", "", {"text_dim": 5}),
+        ("text-similarity", "", {}),
+        ("prm-behaviours", "behaviours", {"behaviours": [0, 1]}),
+        ("prm", "bound", {"score_use": "concat"}),
+    ],
+)
+def test_what_wants_more_of_the_lists_can_be_measured_too(reranker, trainer, options):
+    sizes = {} if reranker == "text-similarity" else {"dim": 8, "layers": 1}
+    work = replace(WORK, reranker=reranker, trainer=trainer, options={**options, **sizes})
+    assert measure(work, Hardware()).evaluating > 0
+
+
 def test_random_lists_are_lists_of_the_shape():
     lists = random_lists(30, SIZES)
     assert Sizes.of_lists(lists) == replace(SIZES, train=30, validation=0, test=0)

@@ -7,7 +7,7 @@ import pytest
 
 from dnrlib import identity
 from dnrlib.errors import ConfigError
-from dnrlib.experiments import METHODS, UNTRAINED, RunConfig, run_config
+from dnrlib.experiments import FIXED, METHODS, RunConfig, run_config
 from dnrlib.identity import code_hash, files_of, from_dict, hash_of, plain
 from dnrlib.prepare import DataConfig
 
@@ -133,7 +133,7 @@ def test_a_configuration_survives_json(method):
     again = from_dict(RunConfig, stored)
     assert again == config
     assert hash_of(stored) == hash_of(again) == hash_of(config)
-    assert config.training.beta == ((0.5, 0.5) if method in UNTRAINED else (2.0, 3.5))
+    assert config.training.beta == ((0.5, 0.5) if method in FIXED else (2.0, 3.5))
 
 
 def test_whole_numbers_and_numerals_are_the_same_as_floats():

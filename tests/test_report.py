@@ -33,7 +33,7 @@ from dnrlib.report.answer import Contrast, _by_seed_alone, nothing_to_order
 from dnrlib.report.extras import robust, serving
 from dnrlib.report.found import _clusters
 from dnrlib.report.runs import DENOISING, SIMPLER
-from dnrlib.report.score import score_alone
+from dnrlib.report.score import _less, score_alone
 from dnrlib.statistics import estimate
 
 SMALL = {"options": {"dim": 8, "layers": 1}}
@@ -298,6 +298,36 @@ def test_the_protocol_is_read_from_what_was_shown(side, words):
     scores = 0.5 * noise + 0.25 + 0.25 * side * (2.0 * lists.shown - 1)
     assert words in score_alone(replace(lists, scores=scores), exposure=True).looks_like()
     assert "not known" in score_alone(lists, exposure=False).looks_like()
+
+
+def test_intervals_of_auc_keep_the_lists_of_a_user_together():
+    # every list four times: with users, that is no news; without, it seems to be
+    lists = lists_with(train=0.2)
+    of = torch.arange(300).repeat_interleave(4)
+    number = torch.arange(1200, dtype=torch.int32)
+    four = replace(lists[of], list=number, users=of.to(lists.users.dtype))
+    four = replace(four, meta=lists.meta | {"users": 300})
+    once = score_alone(lists, exposure=True)
+    users = score_alone(four, exposure=True, by_user=True)
+    blind = score_alone(four, exposure=True)
+    for name in ("gap", "step", "shown_apart"):
+        one, kept, seeming = (getattr(found, name) for found in (once, users, blind))
+        assert kept.mean == pytest.approx(one.mean)
+        assert kept.error == pytest.approx(one.error, rel=0.1)
+        assert seeming.error == pytest.approx(one.error / 2, rel=0.1)
+
+
+def test_the_error_of_a_difference_of_other_lists_is_that_of_welch():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 400), rng.normal(0, 3, 300)
+    found = _less(a, b, np.arange(400), np.arange(400, 700))
+    assert found.mean == pytest.approx(a.mean() - b.mean())
+    welch = np.sqrt(a.var(ddof=1) / 400 + b.var(ddof=1) / 300)
+    assert found.error == pytest.approx(welch, rel=0.05)
+    # the same lists of the same users on both sides
+    assert _less(a, a, np.arange(400), np.arange(400)).error == pytest.approx(0, abs=1e-12)
+    assert _less(a[:1], b, np.arange(1), np.arange(300)) is None
+    assert _less(a, b, np.zeros(400), np.zeros(300)) is None
 
 
 def test_a_score_that_is_a_probability_lies_on_the_line():

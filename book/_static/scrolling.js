@@ -1,10 +1,10 @@
-// What scrolls sideways can be reached with the keyboard, fades out where there is more to see, and
+// What scrolls can be reached with the keyboard, fades out where there is more to see, and
 // is no stop on the way where it does not scroll. A formula in a line that is too narrow scrolls, too.
 (() => {
   const BOXES =
     "pre, .pst-scrollable-table-container, .dnr-scroll, div.math, mjx-container[display=true]";
   const FORMULAS = "mjx-container:not([display])";
-  const INTERVAL = /^\S+ \[[-+\d., ]+\](\*| %| points)?$/;
+  const INTERVAL = /^\S+ \[[-−+\d., ]+\](\*|\s%| points)?$/;
   const LINES = "p, li, dd, td, th, figcaption, caption";
 
   const set = (box, scrolls) => {
@@ -14,7 +14,9 @@
   };
 
   const mark = (box) => {
-    set(box, box.scrollWidth > box.clientWidth + 1);
+    const high = box.scrollHeight > box.clientHeight + 1;
+    const scrolls = high && getComputedStyle(box).overflowY !== "hidden";
+    set(box, scrolls || box.scrollWidth > box.clientWidth + 1);
     box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
   };
 

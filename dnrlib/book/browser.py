@@ -51,10 +51,14 @@ _LOAD_IMAGES = """() => Promise.allSettled([...document.images].map((image) => {
   return image.decode();
 }))"""
 
-_SETTLING = 1_000  # milliseconds
-
-# what watches sizes has seen the new one when a frame was drawn after it
-_DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+# What moves although less motion was asked for; then, what watches sizes has seen the new one when
+# a frame was drawn after it.
+_DRAWN = """() => new Promise((done) => {
+  const name = (node) => node.tagName.toLowerCase() + (node.className && `.${node.className}`);
+  const moving = document.getAnimations()
+    .map(({ effect: { target } }) => `${name(target)} moves though less motion was asked for`);
+  requestAnimationFrame(() => requestAnimationFrame(() => done([...new Set(moving)])));
+})"""
 
 _CONTENT = """() => {
   const short = (text) => text.trim().replace(/\\s+/g, " ").slice(0, 80);
@@ -159,7 +163,8 @@ def open_browser() -> Iterator[Browser]:
     program = chromium()
     with sync_playwright() as playwright:
         # as root, which CI often is, Chromium starts only without its sandbox
-        arguments = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        is_root = hasattr(os, "geteuid") and os.geteuid() == 0  # Windows has no root
+        arguments = ["--disable-gpu", *(["--no-sandbox"] if is_root else [])]
         browser = playwright.chromium.launch(executable_path=program, args=arguments)
         try:
             yield browser
@@ -186,8 +191,9 @@ def check_in_browser(site: Path, widths: Sequence[int] = WIDTHS) -> list[str]:
 
     A page may say nothing on the console, load nothing from elsewhere, weigh no more than 1.5 MB
     (HTML, style sheets and scripts, as files), load the search index only to search, scroll
-    sideways at no width, leave no equation untypeset and no image unloaded, and have no serious
-    fault of accessibility (axe-core), light or dark. What a slide of a lecture holds must fit.
+    sideways at no width, move nothing where less motion is asked for, leave no equation untypeset
+    and no image unloaded, and have no serious fault of accessibility (axe-core), light or dark.
+    What a slide of a lecture holds must fit.
 
     Args:
         site: the folder of the rendered pages.
@@ -293,11 +299,7 @@ def _axe_script() -> str:
 def _axe(
     tab: Tab, when: str, options: Mapping[str, Any], where: Mapping[str, Any] = _OUTSIDE_FORMULAS
 ) -> Iterator[str]:
-    faults = tab.evaluate(_AXE, [where, options])
-    if faults:  # sizes may still have been changing: what is a fault stays one
-        tab.wait_for_timeout(_SETTLING)
-        faults = tab.evaluate(_AXE, [where, options])
-    for found in faults:
+    for found in tab.evaluate(_AXE, [where, options]):
         if found["impact"] in _SERIOUS:
             yield f"{when}{found['help']} ({found['id']}): {_some(found['nodes'])}"
 
@@ -309,13 +311,15 @@ def _some(nodes: list[str]) -> str:
 
 def _too_wide(tab: Tab, widths: Sequence[int]) -> Iterator[str]:
     for width in sorted(widths):
-        _resize(tab, width)
-        yield from (f"at {width} pixels: {fault}" for fault in tab.evaluate(_WIDE))
+        moving = _resize(tab, width)
+        faults = [*moving, *tab.evaluate(_WIDE)]
+        yield from (f"at {width} pixels: {fault}" for fault in faults)
 
 
-def _resize(tab: Tab, width: int) -> None:
+def _resize(tab: Tab, width: int) -> list[str]:
+    """Give the window another width; what moves then is a fault."""
     tab.set_viewport_size({"width": width, "height": HEIGHT})
-    tab.evaluate(_DRAWN)
+    return tab.evaluate(_DRAWN)
 
 
 def _weight(page: Path, files: dict[Path, str]) -> Iterator[str]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
 from dnrlib.book import executed, jobs, stamps
@@ -38,6 +40,27 @@ from dnrlib.environment import cores
 from dnrlib.errors import ConfigError
 
 SOURCE = Path("_build/book-source")
+LOCK = Path("_build/.lock")
+
+
+@contextmanager
+def alone_in(root: Path) -> Iterator[None]:
+    """Only one build at a time writes to `_build` of a folder; another one waits, and says so.
+
+    Args:
+        root: the folder of `_toc.yml`.
+    """
+    (root / LOCK.parent).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another build has this folder ({LOCK}): waiting until it is done", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def build(

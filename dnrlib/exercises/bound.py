@@ -54,8 +54,9 @@ def _other_way(
 
 
 _WORLD = theory.random_world(0)
-_Q = theory.random_table(*_WORLD.p_z_given_x.shape, 1)
-_PHI = theory.random_table(*_WORLD.p_x_given_z.shape, 2)
+_VECTORS, _FEEDBACKS = _WORLD.p_z_given_x.shape
+_Q = theory.random_table(_VECTORS, _FEEDBACKS, 1)
+_PHI = theory.random_table(_FEEDBACKS, _VECTORS, 2)
 _BLIND = _WORLD.p_z.expand_as(_Q)
 
 EXERCISES: list[Exercise] = [

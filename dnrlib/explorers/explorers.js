@@ -203,7 +203,7 @@
       const lambdas = [Number(cInput.value), Number(mInput.value)];
       const found = noiseNumbers(data, name, ...lambdas);
       drawNoise(drawing, found, box.clientWidth);
-      summary.textContent = noiseWords(name, ...lambdas, found, cInput.disabled);
+      summary.replaceChildren(...lowered(noiseWords(name, ...lambdas, found, cInput.disabled)));
       table.replaceChildren(...rows(["candidates", ...DISTANCES],
         Object.entries(found.distances).map(([part, row]) =>
           [part, ...DISTANCES.map((distance) => row[distance].toFixed(3))]),
@@ -211,6 +211,10 @@
     };
     keepDrawn(box, [noiseInput, cInput, mInput], draw);
   }
+
+  // λ with its letter below
+  const lowered = (text) => text.split(/(?<=λ)([cm])/)
+    .map((part, i) => (i % 2 ? html("sub", {}, part) : part));
 
   function noiseWords(name, lambdaC, lambdaM, found, generated) {
     const setting = generated ? `x′ from the ${name}` : `${name} noise, λc = ${lambdaC.toFixed(2)}`;

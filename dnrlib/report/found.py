@@ -108,7 +108,7 @@ def find(
         say(f"{method} is left out: {why}")
     done = do(planned, results, runs, say)
     say("Looking at what came out")
-    alone = score_alone(lists, exposure_known(understood, lists), clusters)
+    alone = score_alone(lists, exposure_known(understood, lists), clusters is not None)
     return _found(asked, planned, understood, lists, clusters, done, alone, runs)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dnrlib import figures
+from dnrlib.book.typography import typeset
 from dnrlib.experiments import provenance
 from dnrlib.files import replacing
 from dnrlib.report import pictures
@@ -116,7 +117,8 @@ def _score(found: Found) -> str:
     )
     splits = _table(
         pictures.splits_rows(found),
-        "AUC of the score, mean over lists with 95 % interval, and how it falls after training.",
+        "AUC of the score, mean over lists with 95 % interval (over users, where they are known), "
+        "and how it falls after training.",
     )
     return (
         _paragraph(f"{found.alone.looks_like()}.") + orders + splits
@@ -201,7 +203,7 @@ def _again(found: Found) -> str:
         "runs": f"{sum(map(len, found.runs.of.values()))} and those of the other learning rates",
     }
     return (
-        f"<pre>{_text(found.asked.command)}</pre>"
+        f"<pre>{html.escape(found.asked.command)}</pre>"
         + _paragraph(
             "Each run below has a record. dnr reproduce --run NAME does it once more and compares "
             "the two; dnr evaluate NAME scores its test lists again with its weights."
@@ -215,7 +217,7 @@ def _again(found: Found) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text)
+    return html.escape(typeset(text))
 
 
 def _paragraph(text: str) -> str:

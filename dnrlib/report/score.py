@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from dnrlib.lists import CandidateLists
 from dnrlib.log import SPLITS
 from dnrlib.metrics import auc, auc_shown_vs_rest, expected_random_ndcg, ndcg, rank
 from dnrlib.statistics import Estimate, estimate
-from dnrlib.studies import unpaired
 
 K = 6
 BLOCKS = 20
@@ -116,56 +115,76 @@ class ScoreAlone:
         )
 
 
-def score_alone(
-    lists: CandidateLists,
-    exposure: bool,
-    clusters: Shaped[np.ndarray, " lists"] | None = None,
-) -> ScoreAlone:
+def score_alone(lists: CandidateLists, exposure: bool, by_user: bool = False) -> ScoreAlone:
     """Look at the score of all lists.
 
     Args:
         exposure: whether ``shown`` is known, and not made of the labels.
-        clusters: of the test lists.
+        by_user: intervals are over users, whose lists stay together; else over lists.
     """
-    parts = {name: lists.of_split(name) for name in SPLITS}
-    test, values = parts["test"], {name: _auc(part) for name, part in parts.items()}
+    parts = {name: _in_time(lists.of_split(name)) for name in SPLITS}
+    test = parts["test"]
+    values = {name: auc(rank(part.scores, part.labels)).numpy() for name, part in parts.items()}
+    groups = {name: (part.users if by_user else part.list).numpy() for name, part in parts.items()}
+    clusters = groups["test"]
     orders = {"score": test.scores, "score-reversed": -test.scores}
     found = {name: ndcg(rank(x, test.labels), K).numpy() for name, x in orders.items()}
     found["random order"] = expected_random_ndcg(test.labels, K).numpy()
-    apart = auc_shown_vs_rest(rank(test.scores, test.shown)).numpy() if exposure else np.array([])
+    apart = auc_shown_vs_rest(rank(test.scores, test.shown)).numpy()
     near = min(len(values["validation"]), len(values["train"]))
     return ScoreAlone(
         ndcg={name: estimate(value, clusters) for name, value in found.items()},
         reversed_gain=estimate(found["score-reversed"] - found["score"], clusters),
-        auc={name: mean_of(value) for name, value in values.items()},
-        gap=_less(values["train"], values["test"]),
-        step=_less(values["train"][-near:], values["validation"][:near]),
+        auc={name: mean_of(value, groups[name]) for name, value in values.items()},
+        gap=_less(values["train"], values["test"], groups["train"], clusters),
+        step=_less(
+            values["train"][-near:], values["validation"][:near],
+            groups["train"][-near:], groups["validation"][:near],
+        ),
         blocks=_blocks([values[name] for name in SPLITS]),
         borders=_borders([len(parts[name]) for name in SPLITS]),
         calibration=_calibration(test.scores, test.labels),
-        shown_apart=mean_of(apart),
-    )
+        shown_apart=mean_of(apart, clusters) if exposure else None,
+    )  # fmt: skip
 
 
 def mean_of(
     values: Float[np.ndarray, "*seeds lists"],
     clusters: Shaped[np.ndarray, " lists"] | None = None,
 ) -> Optional:
-    """Mean with interval over the lists that define it; None where fewer than two do."""
+    """Mean with interval over the lists that define it; None where fewer than two clusters do."""
     rows = np.atleast_2d(values)
-    return estimate(rows, clusters) if (~np.isnan(rows).any(0)).sum() > 1 else None
+    known = ~np.isnan(rows).any(0)
+    groups = np.flatnonzero(known) if clusters is None else clusters[known]
+    return estimate(rows, clusters) if len(np.unique(groups)) > 1 else None
 
 
-def _auc(part: CandidateLists) -> Float[np.ndarray, " _"]:
-    """Of each list, in order of time."""
-    ordered = part[part.list.argsort()]
-    return auc(rank(ordered.scores, ordered.labels)).numpy()
+def _in_time(part: CandidateLists) -> CandidateLists:
+    return part[part.list.argsort()]
 
 
-def _less(first: Float[np.ndarray, " _"], second: Float[np.ndarray, " _"]) -> Optional:
-    """Mean of other lists less that of these; None where fewer than two define it."""
-    a, b = (values[~np.isnan(values)] for values in (first, second))
-    return unpaired(a[None], b[None]) if min(len(a), len(b)) > 1 else None
+def _less(
+    first: Float[np.ndarray, " some"],
+    second: Float[np.ndarray, " others"],
+    of_first: Shaped[np.ndarray, " some"],
+    of_second: Shaped[np.ndarray, " others"],
+) -> Optional:
+    """Mean of some lists less that of others; None where fewer than two of either define it.
+
+    A user may have lists on both sides. What each user's lists pull the difference by, away from
+    itself, is a sum of deviations from either mean; the error is that of the sum over users
+    (Liang and Zeger 1986, for a constant and an indicator).
+    """
+    some, others = ~np.isnan(first), ~np.isnan(second)
+    _, user = np.unique(np.append(of_first[some], of_second[others]), return_inverse=True)
+    if min(some.sum(), others.sum(), user.max(initial=0) + 1) < 2:
+        return None
+    a, b = first[some], second[others]
+    pulls = np.append((a - a.mean()) / len(a), (b.mean() - b) / len(b))
+    by_user = np.bincount(user, weights=pulls)
+    found = estimate(a.mean() - b.mean() + len(by_user) * by_user)
+    dropped = len(first) + len(second) - len(pulls)
+    return replace(found, lists=len(pulls), dropped=dropped)
 
 
 def _blocks(
