@@ -191,7 +191,8 @@ class Effect:
     Attributes:
         difference: a minus b, or None where one side has no record.
         paired: whether it is of the same requests, list by list.
-        a, b: the records of each side.
+        a: the records of the first side.
+        b: those of the second.
     """
 
     difference: Estimate | None

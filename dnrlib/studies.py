@@ -132,7 +132,8 @@ class Study:
     Attributes:
         cells: protocol and scheme -> label of each run that is asked for -> records, perhaps none.
         seeds: those that the experiment asks for.
-        recorded, planned: numbers of runs.
+        recorded: number of runs that have a record.
+        planned: number of all runs.
     """
 
     cells: Mapping[Cell, Mapping[str, Sequence[Record]]]

@@ -219,7 +219,7 @@ def test_a_killed_grid_leaves_no_process_running(tmp_path, kind):
 
 
 def test_a_plan_predicts_without_preparing_or_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "prepare", lambda *_, **__: pytest.fail("prepared"))
+    monkeypatch.setattr(engines, "lists_of", lambda *_, **__: pytest.fail("prepared"))
     monkeypatch.setattr(engines, "known_rates", lambda work, place: RATES.get(work.reranker))
     configs = [configured(), configured(seed=1), configured(method="score")]
     assert plan(configs, 2) == [engines.UNKNOWN] * 3

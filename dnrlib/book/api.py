@@ -154,19 +154,22 @@ def _readable(node: Any, module: str) -> Any:
 class _Readable(ast.NodeTransformer):
     """Full names for what the package defines, so that they are links; shapes without padding.
 
-    An alias that has no docstring, and so no entry, is what it stands for.
+    An alias that has no docstring, and so no entry, is what it stands for. A field keeps its name,
+    whatever else has it, and so does a type variable.
     """
 
     def __init__(self, module: str):
         self.module = module
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        if not (name := home(f"{self.module}.{node.id}")) or "._" in name:
+        name = home(f"{self.module}.{node.id}")
+        if isinstance(node.ctx, ast.Store) or not name or "._" in name:
             return node
         module, _, last = name.rpartition(".")
         written = definition(module, last)
         if isinstance(written, ast.Assign) and last not in documented(module):
-            return self.visit(deepcopy(written.value))
+            is_variable = ast.unparse(written.value).startswith("TypeVar(")
+            return node if is_variable else self.visit(deepcopy(written.value))
         return ast.Name(name)
 
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:

@@ -75,7 +75,8 @@ def _tidy(app: Sphinx, doctree: nodes.document) -> None:
     """A name in a signature is the one of this full name, and not any that ends like it.
 
     Two hyphens, which smart quotes leave alone as those of options, become the colon of the source.
-    A constant's value is not longer than what is said of it.
+    A constant's value is not longer than what is said of it, and no folder of the machine that built
+    the book. What an alias stands for is said once.
     """
     for reference in doctree.findall(addnodes.pending_xref):
         if reference.get("refspecific") is False:
@@ -83,10 +84,22 @@ def _tidy(app: Sphinx, doctree: nodes.document) -> None:
     for text in list(doctree.findall(nodes.Text)):
         if text == " -- ":
             text.parent.replace(text, nodes.Text(": "))
-    for value in doctree.findall(addnodes.desc_annotation):
-        if len(text := value.astext()) > LONGEST and text.startswith(" = "):
+    for said in list(doctree.findall(nodes.paragraph)):
+        before = said.previous_sibling()
+        if before and before.astext().startswith("The same as ") and _is_alias(said):
+            said.parent.remove(said)
+    for value in list(doctree.findall(addnodes.desc_annotation)):
+        text = value.astext()
+        if text.startswith(" = ") and str(ROOT) in text:
+            value.parent.remove(value)
+        elif text.startswith(" = ") and len(text) > LONGEST:
             value.clear()
             value += nodes.Text(f" = {text[3]}…{text[-1]}")
+
+
+def _is_alias(said: nodes.paragraph) -> bool:
+    """Whether autodoc says there what an alias stands for."""
+    return said.astext().startswith("alias of ")
 
 
 class Links:
