@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docutils.utils import new_document
+from sphinx.addnodes import desc_annotation
+from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from test_project import ROOT
 
@@ -25,12 +28,15 @@ from dnrlib.book.api import (
 )
 from dnrlib.book.notebooks import chapters
 from dnrlib.book.site import check_site, render
+from dnrlib.book.sphinx_api import _tidy
 from dnrlib.book.uses import linked, uses, without_lists
 from dnrlib.cli import app
+from dnrlib.data import kuairand
 from dnrlib.exercises.core import Exercise
 from dnrlib.experiments import RunConfig
 from dnrlib.metrics import ndcg
 from dnrlib.rerankers import RERANKERS
+from dnrlib.statistics import holm
 
 PAGES = sorted((ROOT / "book/api").glob("*.md"))
 # the package itself has no names but a version; `dnr` has a page of its own
@@ -210,6 +216,12 @@ def test_aliases_are_what_they_stand_for():
     assert signature(losses.bernoulli)[1] == "Float[Tensor, '']"
 
 
+def test_fields_and_type_variables_keep_their_names():
+    # the module imports a function of that name
+    assert "folder: str, md5: str, " in signature(kuairand.Publication)[0]
+    assert signature(holm) == ("(p_values: Mapping[Name, float])", "dict[Name, float]")
+
+
 def test_names_lead_to_where_they_are_defined():
     assert home("dnrlib.exercises.check") == "dnrlib.exercises.check"
     assert home("dnrlib.rerankers.PRM") == "dnrlib.rerankers.prm.PRM"
@@ -229,7 +241,16 @@ def test_pages_of_rerankers_lead_to_their_classes():
 
 def test_docstrings_become_rst():
     assert as_rst("of {eq}`eq-x`, p(x|z)") == r"of :eq:`eq-x`, p(x\|z)"
+    assert as_rst("    places: K.\n    bits: of K.") == "    places: \\K.\n    bits: of K."
     assert as_rst("as ``{eq}`eq-x``` and ``a|b``") == "as ``{eq}`eq-x``` and ``a|b``"
+
+
+def test_no_folder_of_the_build_is_shown():
+    doctree = new_document("api")
+    doctree += desc_annotation("", f" = PosixPath('{ROOT}')")
+    doctree += desc_annotation("", " = PosixPath('book/api')")
+    _tidy(Sphinx.__new__(Sphinx), doctree)
+    assert doctree.astext().strip() == "= PosixPath('book/api')"
 
 
 def test_a_page_names_modules_and_commands():
@@ -314,7 +335,7 @@ def test_reference_and_chapters_lead_to_each_other(tmp_path, notebook):
     notebook(("markdown", "# One\n\n`theory.kl` and `dnrlib.theory`"), ("code", CELLS))
     (tmp_path / "book/api").mkdir()
     (tmp_path / "book/api/theory.md").write_text(
-        "# Theory\n\n% modules: theory, errors, evidence\n"
+        "# Theory\n\n% modules: theory, errors, evidence, engines\n"
     )
     (tmp_path / "_toc.yml").write_text(
         "format: jb-book\nroot: book/one\nchapters:\n  - file: book/api/theory\n"
@@ -337,4 +358,5 @@ def test_reference_and_chapters_lead_to_each_other(tmp_path, notebook):
     assert re.search(r"LOOK\s*.*= \{…\}", said)
     assert "PROTOCOL = 'shown+sampled'" in unescape(said)
     assert "Alias for field number" not in said
+    assert said.count("The same as") > said.count("alias of") == 0
     assert [fault for fault in check_site(site) if "api/" in fault] == []

@@ -32,6 +32,7 @@ ROOT = Path(inspect.getfile(dnrlib)).parent.parent
 _MODULES = re.compile(r"^% modules:(.*)$", re.MULTILINE)
 _COMMANDS = re.compile(r"^% commands$", re.MULTILINE)
 _LONG_LIST = re.compile(r"^( {4}[\w, ]+,)\n {8}(?=[\w, ]+: )", re.MULTILINE)
+_LETTER = re.compile(r"(?<=: )(?=[A-Z]\.$)", re.MULTILINE)
 _IN_RST = re.compile(r"(``.*?``)|\{(\w+)\}(?=`)|\|")
 # the contents beside the page say the same, and nothing of it is cut off
 _LISTED = re.compile(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n")
@@ -81,10 +82,11 @@ def commands() -> str:
 def as_rst(docstring: str) -> str:
     """A docstring with MyST's roles, such as {eq}`eq-theta`, in the form that RST has.
 
-    A bar in a formula, which begins a substitution in RST, stays a bar; a list of arguments that
-    share a description stands in one line, as Sphinx needs it.
+    A bar in a formula, which begins a substitution in RST, stays a bar, and a letter that is all of
+    a description begins no list; a list of arguments that share a description stands in one line,
+    as Sphinx needs it.
     """
-    text = _LONG_LIST.sub(r"\1 ", docstring)
+    text = _LETTER.sub(r"\\", _LONG_LIST.sub(r"\1 ", docstring))
     return _IN_RST.sub(lambda match: match[1] or (f":{match[2]}:" if match[2] else r"\|"), text)
 
 

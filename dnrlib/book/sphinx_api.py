@@ -75,8 +75,8 @@ def _tidy(app: Sphinx, doctree: nodes.document) -> None:
     """A name in a signature is the one of this full name, and not any that ends like it.
 
     Two hyphens, which smart quotes leave alone as those of options, become the colon of the source.
-    A constant's value is not longer than what is said of it, and no folder of the machine that built
-    the book. What an alias stands for is said once.
+    A constant's value is not longer than what is said of it, and no folder in which the book was
+    built. What an alias stands for is said once.
     """
     for reference in doctree.findall(addnodes.pending_xref):
         if reference.get("refspecific") is False:

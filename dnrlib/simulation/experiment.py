@@ -317,9 +317,9 @@ class Looks:
         low, high: ends of the confidence sequence, in percent.
     """
 
-    p: Float[np.ndarray, "*tests looks"]
-    low: Float[np.ndarray, "*tests looks"]
-    high: Float[np.ndarray, "*tests looks"]
+    p: Float[np.ndarray, "... looks"]
+    low: Float[np.ndarray, "... looks"]
+    high: Float[np.ndarray, "... looks"]
 
 
 def always_valid(
