@@ -43,19 +43,23 @@ def setup(app: Any) -> dict[str, Any]:
 
 def typeset_page(doctree: Any) -> None:
     """Typeset a page's prose and what cells return as HTML, in place."""
-    for text in list(doctree.findall(nodes.Text)):
-        if not _is_within(text, _NO_PROSE):
-            text.parent.replace(text, _together(typeset(str(text))))
+    for element in list(doctree.findall(nodes.TextElement)):
+        if not _is_or_is_within(element, _NO_PROSE):
+            children, element.children = element.children, []
+            for child in children:
+                is_text = isinstance(child, nodes.Text)
+                element.extend(_together(typeset(str(child))) if is_text else [child])
     for raw in list(doctree.findall(nodes.raw)):
         if raw.get("format") == "html":
             changed = typeset_html(raw.astext())
             raw.replace_self(nodes.raw("", changed, **raw.attributes))
 
 
-def _is_within(node: Any, kinds: tuple[type, ...]) -> bool:
-    while node := node.parent:
+def _is_or_is_within(node: Any, kinds: tuple[type, ...]) -> bool:
+    while node:
         if isinstance(node, kinds) or node.tagname.startswith("desc_sig"):
             return True
+        node = node.parent
     return False
 
 
