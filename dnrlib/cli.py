@@ -687,13 +687,15 @@ def measure(
 @app.command()
 def simulate(
     name: Annotated[str, typer.Argument(help="A file of online/, without its ending.")],
-    workers: Annotated[int, typer.Option(help="Processes that share the simulated users.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that share the simulated users.")
+    ] = 2,
     runs: Annotated[
         Path, typer.Option(help="The folder of weights; rerankers that it lacks are trained.")
     ] = Path("runs"),
 ) -> None:
     """Do a simulated online test with each of its seeds, and write down what users did."""
-    from dnrlib.simulation.online import load_definition, record
+    from dnrlib.simulation.recorded import load_definition, record
 
     done = record(load_definition(name), console.print, workers, runs=runs)
     console.print(f"Wrote {done}")

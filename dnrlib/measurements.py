@@ -36,6 +36,7 @@ from dnrlib.lists import CandidateLists
 from dnrlib.metrics import pooled_auc
 from dnrlib.noise import BetaNoise, GaussianNoise, Noise
 from dnrlib.records import Record
+from dnrlib.variants import hears_label_alone
 
 MEASUREMENTS = Path("measurements")
 WORLDS = 200
@@ -53,7 +54,8 @@ class Measurement:
     Args:
         runs: of each run its name, method, seed, data fingerprint (``data``), hash of the code
             that trained it (``code``), and ``rows``, what was measured; of what is no run its name
-            and ``rows``.
+            and ``rows``, and of a simulated online test also what `dnrlib.simulation.recorded`
+            says of it.
         made: date, commit, machine, versions.
     """
 
@@ -257,7 +259,7 @@ def measure(
         needs = "needs one, say which" if what in MEASURES else "is of no experiment"
         raise ConfigError(f"experiment = {experiment!r}: the measure {what!r} {needs}")
     if what in WITHOUT_RUNS:
-        return _write(Measurement("", what, WITHOUT_RUNS[what](say), provenance()), folder)
+        return write(Measurement("", what, WITHOUT_RUNS[what](say), provenance()), folder)
     untrained = WITHOUT_TRAINING.get(what, ())
     records = [
         record
@@ -267,7 +269,7 @@ def measure(
     if what == "noise":
         records = [record for record in records if has_generator(record)]
     found = [_measured(what, record, runs or RUNS, say) for record in records]
-    return _write(Measurement(experiment, what, found, provenance()), folder)
+    return write(Measurement(experiment, what, found, provenance()), folder)
 
 
 def measurement_path(experiment: str, what: str, folder: Path | None = None) -> Path:
@@ -275,7 +277,8 @@ def measurement_path(experiment: str, what: str, folder: Path | None = None) -> 
     return (folder or MEASUREMENTS) / f"{'-'.join(filter(None, (experiment, what)))}.json"
 
 
-def _write(measurement: Measurement, folder: Path | None) -> Path:
+def write(measurement: Measurement, folder: Path | None = None) -> Path:
+    """Write a measurement to its file, by default in measurements/; nothing is half written."""
     path = measurement_path(measurement.experiment, measurement.what, folder)
     with replacing(path) as partial:
         partial.write_text(json.dumps(asdict(measurement), indent=1) + "\n", "utf-8")
@@ -284,8 +287,8 @@ def _write(measurement: Measurement, folder: Path | None) -> Path:
 
 def has_generator(record: Record) -> bool:
     """Whether the run trained a noise generator that makes scores of the label alone."""
-    of_request = record.config.get("trainer") == "bound-request"
-    return record.config["training"]["generator"] != "none" and not of_request
+    trained = record.config["training"]["generator"] != "none"
+    return trained and hears_label_alone(record.config.get("trainer", ""))
 
 
 def _measured(what: str, record: Record, runs: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -329,12 +332,17 @@ def load_measurement(experiment: str, what: str, folder: Path | None = None) -> 
     """
     path = measurement_path(experiment, what, folder)
     if not path.exists():
-        option = f" --experiment {experiment}" if experiment else ""
-        raise DataError(path, f"no such measurement: make it with `dnr measure {what}{option}`")
+        raise DataError(path, f"no such measurement: make it with `{_command(experiment, what)}`")
     try:
         return Measurement(**json.loads(path.read_text("utf-8")))
     except (TypeError, ValueError) as error:
         raise DataError(path, f"not a measurement ({error})") from error
+
+
+def _command(experiment: str, what: str) -> str:
+    if what.startswith("online-"):
+        return f"dnr simulate {what.removeprefix('online-')}"
+    return f"dnr measure {what}" + (f" --experiment {experiment}" if experiment else "")
 
 
 def nearest(rows: Sequence[Row], distance: str) -> str:

@@ -19,7 +19,6 @@ from dnrlib.simulation.experiment import (
     MISMATCH,
     always_valid,
     assign,
-    benjamini_hochberg,
     cuped,
     exaggeration,
     implied_error,
@@ -97,6 +96,8 @@ def test_mismatch_by_hand():
     assert sample_ratio_mismatch([20, 80], (0.2, 0.8)) == 1
     with pytest.raises(ConfigError, match="2 for 3 arms"):
         sample_ratio_mismatch([1, 2, 3], HALVES)
+    with pytest.raises(ConfigError, match="there must be users"):
+        sample_ratio_mismatch([0, 0], HALVES)
 
 
 def test_mismatch_has_the_false_alarms_that_it_says():
@@ -313,12 +314,6 @@ def test_lifts_of_several_arms():
     assert ratio == pytest.approx(100 * (means[2] / means[0] - 1))
 
 
-def test_benjamini_hochberg_by_hand():
-    found = benjamini_hochberg({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5})
-    assert found == pytest.approx({"a": 0.04, "b": 0.04 * 4 / 3, "c": 0.04 * 4 / 3, "d": 0.5})
-    assert benjamini_hochberg({}) == {}
-
-
 # Looking while it runs --------------------------------------------------------------------
 
 
@@ -407,8 +402,14 @@ def test_users_needed_by_the_formula():
     z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
     assert users_needed(1, cv=1.5) == pytest.approx(2 * (z * 1.5 / 0.01) ** 2, rel=1e-3)
     assert users_needed(-1, cv=1.5) == users_needed(1, cv=1.5)
-    with pytest.raises(ConfigError, match="lift = 0"):
-        users_needed(0, cv=1)
+    for needs_a_lift in (lambda: users_needed(0, cv=1), lambda: exaggeration(0, 1)):
+        with pytest.raises(ConfigError, match="lift = 0"):
+            needs_a_lift()
+    for power in (0.04, 1.0):
+        with pytest.raises(ConfigError, match=f"power = {power}: must be"):
+            users_needed(1, cv=1, power=power)
+        with pytest.raises(ConfigError, match=f"power = {power}: must be"):
+            minimum_detectable_lift(100, cv=1, power=power)
 
 
 @given(st.floats(0.1, 20), st.floats(0.2, 5))

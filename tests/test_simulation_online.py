@@ -12,7 +12,16 @@ from dnrlib.measurements import load_measurement
 from dnrlib.simulation import online
 from dnrlib.simulation.cascade import SLATE, WORLDS, _unseen, requests_of
 from dnrlib.simulation.experiment import lift
-from dnrlib.simulation.online import Definition, OnlineConfig, load_definition, record, run
+from dnrlib.simulation.online import OnlineConfig, run
+from dnrlib.simulation.recorded import (
+    DEFINITIONS,
+    Definition,
+    load_definition,
+    of_row,
+    record,
+    recorded,
+    row,
+)
 
 TINY = {"epochs": 1, "lambda_e": 0}
 SMALL = {"train_lists": 130, "evaluation_lists": 30}
@@ -226,17 +235,21 @@ def equal_users(one, other):
 
 def test_moments_are_those_of_the_users(world):
     found = totals(world, arms=("score", "oracle"), users=300, requests=8, before=4)
-    row = online.moments(found, 1)
+    said = row(found, 1)
     mine = found.arm == 1
-    assert (row["arm"], row["users"]) == ("oracle", mine.sum())
-    at = {name: number for number, name in enumerate(row["names"])}
+    assert (said["arm"], said["users"]) == ("oracle", mine.sum())
     realshow, before = found.sums["realshow"][mine], found.before["realshow"][mine]
-    assert row["mean"][at["realshow"]] == pytest.approx(realshow.mean())
-    covariance = row["covariance"][at["realshow"]][at["before:realshow"]]
+    read = of_row(json.loads(json.dumps(said)))
+    assert read.mean_of("realshow") == pytest.approx(realshow.mean())
+    covariance = read.unit("realshow") @ read.covariance @ read.unit("before:realshow")
     assert covariance == pytest.approx(np.cov(realshow, before)[0, 1])
-    looks = row["daily"]["realshow"]
-    assert looks["mean"][-1] == pytest.approx(realshow.mean())
-    assert looks["sd"][-1] == pytest.approx(realshow.std(ddof=1))
+
+
+def test_an_arm_of_one_user_is_refused(world):
+    found = totals(world, arms=("score", "oracle"), users=3, requests=4, before=0)
+    lonely = int(np.bincount(found.arm, minlength=2).argmin())
+    with pytest.raises(ConfigError, match="in an arm, which needs two or more"):
+        row(found, lonely)
 
 
 def test_a_test_is_recorded_seed_by_seed(cache, runs, tmp_path):
@@ -253,14 +266,35 @@ def test_a_test_is_recorded_seed_by_seed(cache, runs, tmp_path):
     measurement = load_measurement("", "online-made-up", tmp_path)
     assert [one["seed"] for one in measurement.runs] == [0, 1]
     assert measurement.runs[0]["config"] == json.loads(json.dumps(asdict(config)))
-    assert [row["arm"] for row in measurement.rows()] == ["score", "oracle"] * 2
+    assert [one["arm"] for one in measurement.rows()] == ["score", "oracle"] * 2
+    assert [one["seed"] for one in recorded(both, tmp_path)] == [0, 1]
     changed = Definition("made-up", [replace(config, users=61)])
+    assert not recorded(changed, tmp_path)
     record(changed, said.append, **given)
     assert load_measurement("", "online-made-up", tmp_path).runs[0]["config"]["users"] == 61
 
 
+def test_a_test_is_done_again_when_a_reranker_is_another(cache, runs, tmp_path):
+    config = OnlineConfig(
+        arms=("none", "score"), users=60, requests=4, before=0, data=SMALL, training=TINY
+    )
+    test, given = Definition("made-up", [config]), {"cache": cache, "runs": runs}
+    said = []
+    path = record(test, **given, folder=tmp_path)
+    record(test, said.append, **given, folder=tmp_path)
+    assert any("recorded already" in text for text in said)
+    content = json.loads(path.read_text())
+    name = content["runs"][0]["rerankers"]["none"]["run"]
+    content["runs"][0]["rerankers"]["none"]["run"] = "another"
+    path.write_text(json.dumps(content))
+    said.clear()
+    record(test, said.append, **given, folder=tmp_path)
+    assert not any("recorded already" in text for text in said)
+    assert recorded(test, tmp_path)[0]["rerankers"]["none"]["run"] == name
+
+
 def test_every_definition_can_be_done():
-    names = [path.stem for path in online.DEFINITIONS.glob("*.yml")]
+    names = [path.stem for path in DEFINITIONS.glob("*.yml")]
     assert {"simulated", "ml-1m", "kuairand-pure"} <= {*names}
     for name in names:
         configs = load_definition(name).configs
@@ -277,6 +311,17 @@ def test_a_definition_with_a_fault_says_which(tmp_path):
     (tmp_path / "b.yml").write_text("users: 5\n")
     with pytest.raises(DataError, match="needs settings and `seeds`"):
         load_definition("b", tmp_path)
+    for text in ("seeds: []\n", "seeds: [0]\nseed: 1\n"):
+        (tmp_path / "c.yml").write_text(text)
+        with pytest.raises(DataError, match="give `seeds`, one or more, and no `seed`"):
+            load_definition("c", tmp_path)
+
+
+def test_a_test_that_is_not_recorded_says_how_to_record_it(tmp_path):
+    with pytest.raises(DataError, match="make it with `dnr simulate ml-1m`"):
+        load_measurement("", "online-ml-1m", tmp_path)
+    with pytest.raises(DataError, match="make it with `dnr measure noise --experiment main`"):
+        load_measurement("main", "noise", tmp_path)
 
 
 # Faults -----------------------------------------------------------------------------------
@@ -291,6 +336,7 @@ def test_a_definition_with_a_fault_says_which(tmp_path):
         ({"arms": ("none", "best")}, "arms: 'best' is unknown, choose from"),
         ({"arms": "none"}, "must be a list"),
         ({"shares": (1.0,)}, "shares: 1 for 5 arms"),
+        ({"arms": ("none", "score"), "shares": (0.5, 0.6)}, "positive numbers with the sum 1"),
         ({"examination": 1.2}, r"examination = 1.2: must be in \[0, 1\]"),
         ({"spread": -1.0}, "spread = -1.0"),
     ],

@@ -133,7 +133,7 @@ class Served:
 
     Args:
         run: the name of its run.
-        validation: its NDCG@6 on the validation lists, in percent.
+        validation: its NDCG@6 on the validation lists, in [0, 1].
     """
 
     run: str
@@ -146,6 +146,7 @@ def rerankers(
     common: Mapping[str, Any],
     seed: int,
     runs: Path | None = None,
+    cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Served]:
     """The reranker of each arm that has one: read from the folder of runs, or trained there.
@@ -154,16 +155,46 @@ def rerankers(
         common: as from `settings`.
         seed: of the runs.
         runs: the folder of weights, by default runs/.
+        cache: the folder of what was prepared, by default data/prepared.
 
     Raises:
         ConfigError, DataError, TrainingError: as preparing and training do.
     """
-    trained = [arm for arm in dict.fromkeys(arms) if arm not in RULES]
-    configs = {arm: run_config({**common, "method": arm, "seed": seed}) for arm in trained}
+    configs = _configs(arms, common, seed)
     if not configs:
         return {}
-    lists = prepare(next(iter(configs.values())).data, say=say)
+    lists = _lists(configs, cache, say)
     return {arm: _served(config, lists, runs or RUNS, say) for arm, config in configs.items()}
+
+
+def run_names(
+    arms: tuple[str, ...],
+    common: Mapping[str, Any],
+    seed: int,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, str]:
+    """The name of the run that makes each arm's reranker, which changes with lists and code.
+
+    Args, raises: as `rerankers`, but nothing is trained.
+    """
+    configs = _configs(arms, common, seed)
+    if not configs:
+        return {}
+    lists = _lists(configs, cache, say)
+    return {arm: run_name(config, lists) for arm, config in configs.items()}
+
+
+def _configs(arms: tuple[str, ...], common: Mapping[str, Any], seed: int) -> dict[str, RunConfig]:
+    trained = [arm for arm in dict.fromkeys(arms) if arm not in RULES]
+    return {arm: run_config({**common, "method": arm, "seed": seed}) for arm in trained}
+
+
+def _lists(
+    configs: Mapping[str, RunConfig], cache: Path | None, say: Callable[[str], None]
+) -> CandidateLists:
+    """On which all of them are trained."""
+    return prepare(next(iter(configs.values())).data, cache, say=say)
 
 
 def _served(

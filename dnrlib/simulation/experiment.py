@@ -10,16 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import lambertw
-from scipy.stats import chisquare, false_discovery_control, norm
+from scipy.stats import chisquare, norm
 
 from dnrlib.errors import ConfigError
-
-Name = TypeVar("Name")
 
 MISMATCH = 0.001
 """A p-value of `sample_ratio_mismatch` below this stops the analysis (Fabijan et al. 2019)."""
@@ -42,7 +40,7 @@ def assign(
     Raises:
         ConfigError: the shares are not such.
     """
-    ends = np.cumsum(_shares(shares))[:-1]
+    ends = np.cumsum(check_shares(shares))[:-1]
     digests = (
         blake2b(f"{salt}:{user}".encode(), digest_size=8).digest() for user in users.tolist()
     )
@@ -61,15 +59,19 @@ def sample_ratio_mismatch(
     test can be trusted.
 
     Raises:
-        ConfigError: the shares are not positive and 1 in sum, or not as many as the counts.
+        ConfigError: the shares are not positive and 1 in sum, or not as many as the counts; or
+            there are no users.
     """
-    expected = _shares(shares)
+    expected = check_shares(shares)
     if len(counts) != len(expected):
         raise ConfigError(f"shares: {len(expected)} for {len(counts)} arms, give one for each")
+    if not np.sum(counts) > 0:
+        raise ConfigError(f"counts = {[*counts]}: there must be users to compare")
     return float(chisquare(counts, np.sum(counts) * expected).pvalue)
 
 
-def _shares(shares: Sequence[float]) -> Float[np.ndarray, " arms"]:
+def check_shares(shares: Sequence[float]) -> Float[np.ndarray, " arms"]:
+    """The shares of the arms, as they are; raises ConfigError unless positive and 1 in sum."""
     given = np.asarray(shares, dtype=np.float64)
     if not len(given) or (given <= 0).any() or not math.isclose(given.sum(), 1):
         raise ConfigError(f"shares = {[*shares]}: give positive numbers with the sum 1")
@@ -296,15 +298,6 @@ def cuped(y: Float[np.ndarray, " users"], before: Float[np.ndarray, " users"]) -
     return Cuped(values, theta, float(theta * covariance / variance) if variance > 0 else 0.0)
 
 
-def benjamini_hochberg(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """p-values adjusted so that a share at most of the findings is false (1995), by name.
-
-    Weaker than `dnrlib.statistics.holm`, which bounds the chance of a single false finding.
-    """
-    adjusted = false_discovery_control([*p_values.values()]) if p_values else ()
-    return dict(zip(p_values, map(float, adjusted), strict=True))
-
-
 # Looking while it runs --------------------------------------------------------------------
 
 
@@ -345,8 +338,10 @@ def always_valid(
         level: one minus the coverage over all looks together.
 
     Raises:
-        ConfigError: the scale is not positive.
+        ConfigError: the scale or an error is not positive.
     """
+    if not np.all(error > 0):
+        raise ConfigError("error: must be positive at each look, begin to look when users vary")
     if not scale > 0:
         raise ConfigError(f"scale = {scale}: must be positive, a lift in percent to be expected")
     x = (scale / error) ** 2
@@ -388,7 +383,7 @@ def users_needed(lift: float, cv: float, level: float = 0.05, power: float = 0.8
         power: probability, in (level, 1).
 
     Raises:
-        ConfigError: the lift is 0.
+        ConfigError: the lift is 0, or level and power are not such.
     """
     if lift == 0:
         raise ConfigError("lift = 0: no number of users finds it, give the least that matters")
@@ -398,12 +393,17 @@ def users_needed(lift: float, cv: float, level: float = 0.05, power: float = 0.8
 def minimum_detectable_lift(
     users: float, cv: float, level: float = 0.05, power: float = 0.8
 ) -> float:
-    """The lift in percent that so many users in each arm find with this probability."""
+    """The lift in percent that so many users in each arm find with this probability.
+
+    Args, raises: as for `users_needed`.
+    """
     return _detectable(level, power) * standard_error(users, cv)
 
 
 def _detectable(level: float, power: float) -> float:
     """In standard errors, which with two users in each arm are one standard deviation."""
+    if not 0 < level < power < 1:
+        raise ConfigError(f"level = {level}, power = {power}: must be 0 < level < power < 1")
     from statsmodels.stats.power import NormalIndPower  # slow to import
 
     return float(NormalIndPower().solve_power(nobs1=2, alpha=level, power=power))
@@ -434,7 +434,12 @@ def exaggeration(lift: float, error: float, level: float = 0.05) -> float:
 
     Args:
         lift: the true one, not 0.
+
+    Raises:
+        ConfigError: the lift is 0.
     """
+    if lift == 0:
+        raise ConfigError("lift = 0: nothing is so many times as large, give the true lift")
     d, c = abs(lift) / error, float(norm.isf(level / 2))
     found = norm.sf(c - d) + norm.sf(c + d)
     size = norm.pdf(c - d) + norm.pdf(c + d) + d * (norm.sf(c - d) - norm.sf(c + d))

@@ -6,12 +6,11 @@ or fitted (`responses`), and candidates and orders are a real cascade's (`cascad
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,16 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dnrlib.engines import threads_each
-from dnrlib.errors import ConfigError, DataError
-from dnrlib.experiments import provenance
-from dnrlib.files import replacing
-from dnrlib.identity import code_hash, from_dict
-from dnrlib.measurements import Measurement, load_measurement, measurement_path
+from dnrlib.errors import ConfigError
+from dnrlib.identity import from_dict
 from dnrlib.parallel import exit_with
 from dnrlib.prepare import DataConfig
 from dnrlib.simulation.cascade import (
@@ -43,12 +38,8 @@ from dnrlib.simulation.cascade import (
     settings,
     utilities,
 )
-from dnrlib.simulation.experiment import assign
+from dnrlib.simulation.experiment import assign, check_shares
 from dnrlib.units import duration
-
-DEFINITIONS = Path("online")
-CODE = tuple(f"simulation/{name}.py" for name in ("online", "cascade", "responses", "exposures"))
-"""What a test depends on, besides the data and the runs of its rerankers."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +99,8 @@ class OnlineConfig:
             raise ConfigError(
                 f"shares: {len(self.shares)} for {len(self.arms)} arms, give each one"
             )
+        if self.shares:
+            check_shares(self.shares)
         check_arms(tuple(self.arms))
 
     @property
@@ -139,6 +132,11 @@ class Totals:
     def metrics(self) -> tuple[str, ...]:
         """``requests``, ``shows``, the behaviours, and ``app_time`` (seconds) where it is known."""
         return tuple(self.sums)
+
+    @property
+    def columns(self) -> dict[str, Float[np.ndarray, " users"]]:
+        """``sums``, and ``before`` under names that begin with ``before:``."""
+        return self.sums | {f"before:{name}": values for name, values in self.before.items()}
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ def make_ready(
     arms = tuple(config.arms)
     common = settings(config.world, config.data, config.training)
     found = world(config.world, say, cache, config.data)
-    return Ready(config, found, rerankers(arms, common, config.seed, runs, say))
+    return Ready(config, found, rerankers(arms, common, config.seed, runs, cache, say))
 
 
 def carry_out(
@@ -380,148 +378,3 @@ def _own(seed: int, users: Int[np.ndarray, " some"]) -> Float[Tensor, " some"]:
 
 def _stream(seed: int, user: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, user + (purpose << 40)]))
-
-
-# Recorded tests ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Definition:
-    """A test that is done with several seeds.
-
-    Args:
-        name: of its file, online/NAME.yml.
-        configs: one for each seed.
-    """
-
-    name: str
-    configs: list[OnlineConfig]
-
-
-def load_definition(name: str, folder: Path | None = None) -> Definition:
-    """What online/NAME.yml says: settings of `OnlineConfig`, and ``seeds`` in place of the seed.
-
-    Raises:
-        DataError: there is no such file, or it is not a definition.
-        ConfigError: it has an unknown parameter or value.
-    """
-    path = (folder or DEFINITIONS) / f"{name}.yml"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yml"))) or "none"
-        raise DataError(path, f"no such test; there are: {known}")
-    try:
-        content = dict(yaml.safe_load(path.read_text("utf-8")))
-        seeds = [int(seed) for seed in content.pop("seeds")]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            path, f"not a test: needs settings and `seeds` (a list): {reason}"
-        ) from error
-    try:
-        return Definition(name, [from_dict(OnlineConfig, content | {"seed": s}) for s in seeds])
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def record(
-    definition: Definition,
-    say: Callable[[str], None] = lambda text: None,
-    workers: int = 1,
-    cache: Path | None = None,
-    runs: Path | None = None,
-    folder: Path | None = None,
-) -> Path:
-    """Do the test with each seed and write measurements/online-NAME.json after each.
-
-    A seed is not done again that is recorded with the same settings, data and code.
-
-    Args:
-        workers, cache, runs: as in `run`.
-        folder: where to write, by default measurements/.
-
-    Raises:
-        ConfigError, DataError, TrainingError: as `run` does.
-    """
-    what = f"online-{definition.name}"
-    path = measurement_path("", what, folder)
-    old = load_measurement("", what, folder).runs if path.exists() else []
-    found: list[dict[str, Any]] = []
-    for number, config in enumerate(definition.configs, start=1):
-        named = f"[{number}/{len(definition.configs)}] {_name(config)}"
-        data = world(config.world, say, cache, config.data).fingerprint
-        known = [run for run in old if _same(run, config, data)]
-        if known:
-            say(f"{named} is recorded already")
-            found += known[:1]
-            continue
-        say(named)
-        test = make_ready(config, say, cache, runs)
-        totals = carry_out(test, say, workers)
-        found.append(_entry(test, totals))
-        rest = [run for run in old if run["run"] not in {one["run"] for one in found}]
-        measurement = Measurement("", what, found + rest, provenance())
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(asdict(measurement)) + "\n", "utf-8")
-    return path
-
-
-def _name(config: OnlineConfig) -> str:
-    return f"{config.world}, seed {config.seed}"
-
-
-def _same(run: dict[str, Any], config: OnlineConfig, data: str) -> bool:
-    given = json.loads(json.dumps(asdict(config)))
-    return (run["config"], run["data"], run["code"]) == (given, data, code_hash(CODE))
-
-
-def _entry(test: Ready, totals: Totals) -> dict[str, Any]:
-    return {
-        "run": _name(test.config),
-        "seed": test.config.seed,
-        "config": asdict(test.config),
-        "data": test.world.fingerprint,
-        "code": code_hash(CODE),
-        "rerankers": {
-            arm: {"run": served.run, "ndcg@6": served.validation}
-            for arm, served in test.served.items()
-        },
-        "checks": {name: asdict(one) for name, one in test.world.responses.checks.items()},
-        "metrics": totals.metrics,
-        "days": test.config.days,
-        "rows": [moments(totals, number) for number in range(len(totals.arms))],
-    }
-
-
-def moments(totals: Totals, number: int) -> dict[str, Any]:
-    """All that the usual estimates need of an arm, without any user's own totals.
-
-    Returns:
-        ``arm``, ``users``; ``names``, the metrics of the test and, with ``before:``, of the time
-        before; their ``mean`` a user and ``covariance`` over users; ``daily``: of each metric the
-        mean and the standard deviation of the total up to each day.
-    """
-    mine = totals.arm == number
-    periods = {"": totals.sums, "before:": totals.before}
-    columns = {f"{p}{n}": v[mine] for p, values in periods.items() for n, v in values.items()}
-    table = np.stack([*columns.values()])
-    looks = {name: values[:, mine].cumsum(axis=0) for name, values in totals.daily.items()}
-    return {
-        "arm": totals.arms[number],
-        "users": int(mine.sum()),
-        "names": [*columns],
-        "mean": _rounded(table.mean(axis=1)),
-        "covariance": _rounded(np.cov(table)),
-        "daily": {
-            name: {"mean": _rounded(v.mean(axis=1)), "sd": _rounded(v.std(axis=1, ddof=1))}
-            for name, v in looks.items()
-        },
-    }
-
-
-def _rounded(values: np.ndarray) -> Any:
-    """To eight digits, which is more than any estimate has."""
-    return (
-        [_rounded(row) for row in values]
-        if values.ndim > 1
-        else [float(f"{v:.8g}") for v in values]
-    )

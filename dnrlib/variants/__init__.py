@@ -50,11 +50,17 @@ def trainer_of(kind: type[nn.Module], variant: str = "") -> type[Trainer]:
     return VARIANTS[variant]
 
 
+def hears_label_alone(variant: str) -> bool:
+    """Whether what a variant generates is made of the labels and of nothing else."""
+    hears_more = (BoundOfRequest, BehaviourTrainer)
+    return not (variant and issubclass(VARIANTS[variant], hears_more))
+
+
 def untrained_generator(
     training: Mapping[str, Any], variant: str = "", options: Mapping[str, Any] | None = None
 ) -> Noise:
     """A noise generator of the kind that a run with these settings trains, before it is trained."""
-    kind = VARIANTS.get(variant, Trainer)
+    kind = VARIANTS[variant] if variant else Trainer
     if issubclass(kind, BehaviourTrainer):
         given = options or {}
         kinds = given.get("noise_of") or given.get("behaviours") or [0]
