@@ -706,8 +706,11 @@ def claims(
     id: Annotated[str, typer.Option(help="Only this claim, with its runs.")] = "",
 ) -> None:
     """The verdict on every claim of the paper, computed from the records."""
+    import torch
+
     from dnrlib.verdicts import print_verdicts
 
+    torch.set_num_threads(1)  # sums over small tables, where threads only wait for each other
     print_verdicts(console, id)
 
 

@@ -315,8 +315,15 @@ def of_multiverse(results: Path | None = None) -> list[Judged]:
     table = studies.frame(studies.universes(results=results))
     ranges = {row["choice"]: row["range"] for row in studies.ranked_choices(table)}
     by_dnr = ranges["DNR-B for concat"]
-    choices = ("protocol", "liked from", "list length", "retriever", "order", "best epoch by")
-    less = [name for name in choices if name in ranges and ranges[name] <= by_dnr]
+    choices = {
+        "protocol": "protocol",
+        "liked from": "label threshold",
+        "list length": "list length",
+        "retriever": "retriever",
+        "order": "order of the candidates",
+        "best epoch by": "lists that choose the best epoch",
+    }
+    less = [words for name, words in choices.items() if ranges.get(name, np.inf) <= by_dnr]
     said = f"DNR-B {by_dnr:.3f}; no more: {', '.join(less) or 'none'}"
     return _told("multiverse", expected, [(FALSE if less else TRUE, said)])
 

@@ -234,8 +234,10 @@ SCRIPT = """
   const status = box.querySelector("[role=status]");
 
   const show = () => {
-    const words = search.value.toLowerCase().split(/\\s+/).filter(Boolean);
-    const fits = row => words.every(word => row.textContent.toLowerCase().includes(word));
+    // what is typed has a hyphen where the page has a minus
+    const plain = text => text.toLowerCase().replaceAll("\u2212", "-");
+    const words = plain(search.value).split(/\\s+/).filter(Boolean);
+    const fits = row => words.every(word => plain(row.textContent).includes(word));
     rows.forEach(row => { row.style.display = fits(row) ? "" : "none"; });
     status.textContent = `${rows.filter(fits).length} of ${rows.length} rows`;
   };

@@ -18,6 +18,7 @@ from dnrlib.book.typography import typeset, typeset_html, typeset_page
         ("from -.5 to -1", "from −.5 to −1"),
         ("51%, 95 % and [1, 2] %", "51\u202f%, 95\u202f% and [1, 2]\u202f%"),
         ("5-9, 2026-11-23, ml-1m, PRM-2, 1e-05, --1", "5-9, 2026-11-23, ml-1m, PRM-2, 1e-05, --1"),
+        ("PRM's users' 'own' don't", "PRM’s users' 'own' don’t"),
         ("well-known - and DNR-B, 100%ile", "well-known - and DNR-B, 100%ile"),
     ],
 )

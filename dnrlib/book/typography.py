@@ -1,4 +1,4 @@
-"""How numbers and names look on a page: a true minus, one form of per cent, names that stay whole.
+"""How text looks on a page: a true minus, one form of per cent, names that stay whole.
 
 Chapters, records and captions write `-0.5`, `95 %` or `95%` and `DNR-B`, as programs do. Here, when
 Sphinx has put a page together, these become what is printed, in one place. Code, formulas and
@@ -14,6 +14,7 @@ from docutils import nodes  # type: ignore[import-untyped]
 
 _MINUS = re.compile(r"(?<![\w.,)\]%’'\"-])-(?=\.?\d)")
 _PER_CENT = re.compile(r"(?<=[\d\]])[ \u00a0]?%(?![\w%])")
+_APOSTROPHE = re.compile(r"(?<=[^\W\d])'(?=[^\W\d])")
 _NAME = re.compile(r"((?:DNR|noise)-[BG]\b(?:-no-\w+)?|\b\d{4}-\d\d-\d\d\b)")
 _TOGETHER = r'<span class="together">\1</span>'
 
@@ -23,8 +24,8 @@ _NO_PROSE = (nodes.literal, nodes.math, nodes.math_block, nodes.FixedTextElement
 
 
 def typeset(text: str) -> str:
-    """A text with a minus before numbers, and a narrow space that does not break before `%`."""
-    return _PER_CENT.sub("\u202f%", _MINUS.sub("\u2212", text))
+    """A text with a minus before numbers, a curved apostrophe, and a narrow space before `%`."""
+    return _APOSTROPHE.sub("’", _PER_CENT.sub("\u202f%", _MINUS.sub("\u2212", text)))
 
 
 def typeset_html(page: str) -> str:
