@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import figure, interleaved, ratios, seconds
-from benchmarks.inference import random_lists
+from benchmarks.inference import random_lists, threads
 from dnrlib.experiments import run_config
 from dnrlib.lists import CandidateLists
 from dnrlib.rerankers import build
@@ -29,12 +29,10 @@ def measure(quick: bool) -> list[Figure]:
     In phase two where there is a generator, else in the only one. Lists are random.
     """
     lists = random_lists(256 if quick else 1024)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    values = interleaved(
-        {name: _steps(name, lists) for name in ("concat", *METHODS)}, 2 if quick else 9
-    )
-    torch.set_num_threads(threads)
+    with threads(1):
+        values = interleaved(
+            {name: _steps(name, lists) for name in ("concat", *METHODS)}, 2 if quick else 9
+        )
     how = "one thread, fp32, batches of 64, in turn; per epoch, without validation"
     return [
         figure(TOPIC, name, [100 * (r - 1) for r in ratios(values, name, "concat")], "%", how)

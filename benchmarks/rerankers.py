@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.common import figure, interleaved, ratios, seconds
 from benchmarks.inference import random_lists, threads
-from dnrlib.costs import with_words
+from dnrlib.costs import with_empty_words
 from dnrlib.experiments import FIXED
 from dnrlib.lists import CandidateLists
 from dnrlib.rerankers import RERANKERS, OwnLoss, build
@@ -24,7 +24,7 @@ EPOCHS = 3
 
 def measure(quick: bool) -> list[Figure]:
     """Lists a second, and the time of PRM over the reranker's own, in training and in serving."""
-    lists = with_words(random_lists(64 if quick else 512))
+    lists = with_empty_words(random_lists(64 if quick else 512))
     names = [name for name in RERANKERS if name not in FIXED]
     rows = []
     for name in names:

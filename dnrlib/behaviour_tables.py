@@ -23,8 +23,6 @@ ALL = (0, 1, 2)
 """The kinds that are learnt together."""
 Case = tuple[str, tuple[int, ...], tuple[int, ...]]
 """Method, the kinds that it learns, and the kinds of which its noise is, if not of these."""
-REFERENCES = ("score", "score-reversed", "popularity", "oracle")
-"""What every table has beside what was trained."""
 HYPOTHESES = {
     "K1": "plain training of all kinds ranks a kind better than plain training of it alone",
     "K2": "DNR-B of all kinds ranks a kind better than DNR-B of it alone",
@@ -144,7 +142,7 @@ def matrix(
 def levels_table(
     cells: Cells, kinds: Sequence[str], metric: str = "ndcg@6"
 ) -> list[dict[str, str]]:
-    """A row for each case: what it learns, seeds, and the mean of a metric for each kind."""
+    """A row for each case: what it learns, and the mean of a metric for each kind."""
     return [
         {
             "method": label(key),

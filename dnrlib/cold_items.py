@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from dnrlib.robustness import K, per_list
 from dnrlib.statistics import Estimate, estimate
 from dnrlib.training import score_lists
 
-GROUPS = {"0-9": (0, 9), "10-29": (10, 29), "30-99": (30, 99), "100 or more": (100, None)}
+GROUPS = {"0-9": (0, 9), "10-29": (10, 29), "30-99": (30, 99), "100 or more": (100, math.inf)}
 """Name -> the least and the most training lists in which the items of a group were shown."""
 
 ByGroup = dict[str, Float[np.ndarray, "seeds lists"]]
@@ -35,10 +36,7 @@ def times_shown(lists: CandidateLists) -> Int[Tensor, " items_plus_1"]:
 def groups_of(lists: CandidateLists) -> dict[str, Bool[Tensor, "test n"]]:
     """Group -> which candidates of the test lists are in it."""
     shown = times_shown(lists)[lists.of_split("test").items.long()]
-    return {
-        name: (shown >= least) & (shown <= (shown.max() if most is None else most))
-        for name, (least, most) in GROUPS.items()
-    }
+    return {name: (shown >= least) & (shown <= most) for name, (least, most) in GROUPS.items()}
 
 
 def measure(lists: CandidateLists, reranker: nn.Module) -> list[dict[str, Any]]:
@@ -111,8 +109,8 @@ def difference_between(
 ) -> Estimate | None:
     """The `difference` in the first group minus that in the second.
 
-    The groups have other lists, so that each list counts by its share of its group's mean: the mean
-    over all lists is then the difference of the two means. None as for `difference`.
+    The groups have other lists, so that each list counts by what it adds to its group's mean: see
+    `_shares`. None as for `difference`.
     """
     one, other = (method[group] - reference[group] for group in (first, second))
     return estimate(_shares(one) - _shares(other)) if _enough(one) and _enough(other) else None
@@ -124,6 +122,9 @@ def _enough(values: Float[np.ndarray, "seeds lists"]) -> bool:
 
 
 def _shares(values: Float[np.ndarray, "seeds lists"]) -> Float[np.ndarray, "seeds lists"]:
-    """Values whose mean over all lists is the mean over those lists that have one."""
-    there = np.isfinite(values)
-    return np.where(there, values, 0) / there.mean(axis=1, keepdims=True)
+    """Values for all lists, with the mean of those that have one, and its error to first order.
+
+    The mean is the ratio of two means over all lists, of the values and of having one.
+    """
+    there, mean = np.isfinite(values), np.nanmean(values, axis=1, keepdims=True)
+    return mean + np.where(there, values - mean, 0) / there.mean(axis=1, keepdims=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dnrlib.errors import DataError
-from dnrlib.experiments import RunConfig, load_experiment, newest, run_code
+from dnrlib.experiments import RunConfig, config_of, load_experiment, newest
 from dnrlib.identity import hash_of
 from dnrlib.records import RESULTS, Record
 from dnrlib.statistics import (
@@ -52,13 +52,8 @@ def present(experiment: str, results: Path | None = None) -> tuple[list[Record],
 
 def age(records: Iterable[Record]) -> str:
     """Whether the records were made by the code that is here now, in words."""
-    current = all(record.code == _code_now(record.config) for record in records)
+    current = all(record.code == config_of(record).code for record in records)
     return "the code as it is now" if current else "an earlier version of the training code"
-
-
-def _code_now(config: Mapping[str, Any]) -> str:
-    regulariser, trainer = config["training"]["regulariser"], config.get("trainer", "")
-    return run_code(config["reranker"], regulariser, trainer)
 
 
 def of(records: Iterable[Record], **wanted: Any) -> list[Record]:

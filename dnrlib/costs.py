@@ -243,7 +243,7 @@ def measure(work: Work, hardware: Hardware) -> Rates:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         lists, scored = random_lists(count, sizes), random_lists(SCORED, sizes)
-        worded = with_words(lists, work.options.get("text_dim", 256))
+        worded = with_empty_words(lists, work.options.get("text_dim", 256))
         reranker = build(work.reranker, worded, **work.options)
         if not any(True for _ in reranker.parameters()):
             evaluating = _seconds(lambda: _evaluate(reranker, scored)) / SCORED
@@ -292,7 +292,7 @@ def random_lists(count: int, sizes: Sizes) -> CandidateLists:
     )  # fmt: skip
 
 
-def with_words(lists: CandidateLists, size: int = 256) -> WordedLists:
+def with_empty_words(lists: CandidateLists, size: int = 256) -> WordedLists:
     """The lists with words about the items that say nothing, for rerankers that read some."""
     words = torch.zeros(lists.meta["items"] + 1, size)
     return WordedLists(**vars(lists), words=words)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from dnrlib.feedback import with_behaviours
 from dnrlib.lists import CandidateLists
 from dnrlib.prepare import DataConfig
 from dnrlib.semantics import with_words
 
-Enrich = Callable[[CandidateLists, DataConfig, Mapping[str, Any]], CandidateLists]
-"""From lists, how they were made, and the reranker's options, to the same lists with more."""
+Enrich = Callable[[CandidateLists, DataConfig], CandidateLists]
+"""From lists, and how they were made, to the same lists with more."""
 
 ENRICHED: dict[str, Enrich] = {
     "prm-behaviours": with_behaviours,

@@ -109,12 +109,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Method -> what it changes in a `RunConfig`. Those with noise feed the score by ``concat``."""
 UNTRAINED = ("score", "score-reversed", "popularity", "oracle")
-"""Methods without anything to learn: one run, whatever the seed."""
-FIXED = (
-    *(name for name in METHODS if name.removeprefix("behaviours-") in UNTRAINED),
-    "text-similarity",
-)
-"""The same, those of several kinds of feedback, and what reads the items' texts alone."""
+"""Those of `FIXED` that stand in every table."""
+FIXED = tuple(name for name, own in METHODS.items() if own.get("reranker") == name)
+"""Methods without anything to learn, each a reranker of its own: one run, whatever the seed."""
 
 Weights = dict[str, dict[str, torch.Tensor]]
 """Part of a run (``reranker``, ``generator``) -> its tensors, on the CPU."""
@@ -216,13 +213,13 @@ def lists_of(config: RunConfig, say: Callable[[str], None] = lambda text: None) 
     """
     lists = prepare(config.data, say=say)
     enrich = ENRICHED.get(config.reranker)
-    return enrich(lists, config.data, config.options) if enrich else lists
+    return enrich(lists, config.data) if enrich else lists
 
 
 def lists_key(config: RunConfig) -> str:
     """The same for runs that have the same lists."""
-    wanted = (config.reranker, config.options) if config.reranker in ENRICHED else ()
-    return hash_of(config.data, *wanted)
+    enrich = ENRICHED.get(config.reranker)
+    return hash_of(config.data, *([enrich.__qualname__] if enrich else []))
 
 
 def run_name(config: RunConfig, lists: CandidateLists) -> str:

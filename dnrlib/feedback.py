@@ -6,9 +6,7 @@ scores. A user meets an item at most once in a log, so that the pair says which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import polars as pl
 import torch
@@ -100,9 +98,7 @@ def exposures(config: DataConfig) -> tuple[Source, pl.DataFrame]:
     return source, frame
 
 
-def with_behaviours(
-    lists: CandidateLists, config: DataConfig, options: Mapping[str, Any] | None = None
-) -> BehaviourLists:
+def with_behaviours(lists: CandidateLists, config: DataConfig) -> BehaviourLists:
     """The same lists with all kinds of feedback that their data set has.
 
     Raises:

@@ -104,14 +104,17 @@ class CausalScorer(Reranker):
         """What the model is told of each request; the padding is left out."""
         known = [[self.texts[item] for item in row if item] for row in history.tolist()]
         return [
-            self.prompt.format(history=SEPARATOR.join(titles[-self.titles :])) for titles in known
+            self.prompt.replace("{history}", SEPARATOR.join(titles[-self.titles :]))
+            for titles in known
         ]
 
     def _tokens(self, text: str) -> Tokens:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _sequences(self, batch: CandidateLists) -> Iterator[tuple[Tokens, Tokens]]:
-        """Prompt and title of each candidate, list by list; a long prompt loses its beginning.
+    def sequences(self, batch: CandidateLists) -> Iterator[tuple[Tokens, Tokens]]:
+        """The tokens of prompt and title for each candidate, list by list.
+
+        A prompt that is too long loses its beginning.
 
         Raises:
             ConfigError: a title alone is as long as all that the model can read.
@@ -136,7 +139,7 @@ class CausalScorer(Reranker):
         self, state: CandidateLists, scores: Float[Tensor, "lists n"]
     ) -> Float[Tensor, "lists n"]:
         """Mean log-probability of a title's tokens, in nats; at most 0."""
-        sequences = list(self._sequences(state))
+        sequences = list(self.sequences(state))
         # those of one length together: little padding
         order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
         found = torch.empty(len(sequences))

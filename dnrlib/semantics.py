@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -188,10 +188,8 @@ def worded(lists: CandidateLists, vectors: Float[Tensor, "items d"], name: str) 
     return WordedLists(**vars(lists) | {"meta": meta, "words": words})
 
 
-def with_words(
-    lists: CandidateLists, config: DataConfig, options: Mapping[str, Any] | None = None
-) -> WordedLists:
-    """The lists of a configuration with the vectors of its data set's texts; see `ENRICHED`.
+def with_words(lists: CandidateLists, config: DataConfig) -> WordedLists:
+    """The lists of a configuration with the vectors of its data set's texts.
 
     Raises:
         ConfigError, DataError: as `item_texts` and `embed` do.

@@ -13,7 +13,15 @@ from scipy.stats import t as student
 
 from dnrlib import comparisons
 from dnrlib.claims import load_claims, paper_value
-from dnrlib.experiments import METHODS, UNTRAINED, RunConfig, load_experiment, newest, run_config
+from dnrlib.experiments import (
+    FIXED,
+    METHODS,
+    UNTRAINED,
+    RunConfig,
+    load_experiment,
+    newest,
+    run_config,
+)
 from dnrlib.identity import hash_of, plain
 from dnrlib.records import Record
 from dnrlib.rerankers import RERANKERS
@@ -339,7 +347,7 @@ def comparison_table(
 
 
 def _seeds(case: str, cell: Cell) -> str:
-    if case in UNTRAINED and done(cell):
+    if case in FIXED and done(cell):
         return "–"
     return f"{len(done(cell))} of {len(cell)}"
 

@@ -58,7 +58,7 @@ def test_records_of_other_settings_do_not_count(experiment, tmp_path):
 def test_the_age_of_records_is_that_of_their_code(monkeypatch):
     records = [record(), record(seed=1)]
     assert comparisons.age(records) == "the code as it is now"
-    monkeypatch.setattr(comparisons, "run_code", lambda *parts: "changed")
+    monkeypatch.setattr("dnrlib.experiments.run_code", lambda *parts: "changed")
     assert comparisons.age(records) == "an earlier version of the training code"
 
 

@@ -84,7 +84,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(scorer):
     model = scorer.model.config
     length, model.max_position_embeddings = model.max_position_embeddings, 40
     try:
-        for told, title in scorer._sequences(LISTS):
+        for told, title in scorer.sequences(LISTS):
             assert len(told) + len(title) == 40
             assert scorer.tokenizer.decode(told).endswith("The next film is:")
         model.max_position_embeddings = 8
@@ -141,7 +141,7 @@ def test_wrong_settings_are_refused(folder, options, message):
 @pytest.mark.equation("eq-semantics-flops")
 def test_operations_of_a_model_are_two_a_parameter_and_token(scorer):
     """As PyTorch counts them, but for attention, which grows with the square of the length."""
-    sequences = list(scorer._sequences(LISTS))
+    sequences = list(scorer.sequences(LISTS))
     lengths = [len(prompt) + len(title) for prompt, title in sequences]
     positions = scorer.model.transformer.wpe.weight.numel()  # are looked up, not multiplied
     size = parameters(scorer.model) - positions

@@ -388,11 +388,11 @@ def test_every_candidate_is_in_one_group(monkeypatch):
     for name, (least, most) in GROUPS.items():
         shown = counts[test.items[groups[name]].long()]
         assert (shown >= least).all()
-        assert most is None or (shown <= most).all()
+        assert (shown <= most).all()
 
 
 def test_a_group_is_ranked_without_the_liked_items_of_others(monkeypatch):
-    bounds = {"few": (0, 25), "many": (26, None)}
+    bounds = {"few": (0, 25), "many": (26, math.inf)}
     monkeypatch.setattr("dnrlib.cold_items.GROUPS", bounds)
     lists = few_shown()
     reranker = build("score", lists)
@@ -403,7 +403,7 @@ def test_a_group_is_ranked_without_the_liked_items_of_others(monkeypatch):
         wanted = []
         for items, labels, scores in zip(test.items, test.labels, test.scores, strict=True):
             shown = counts[items.long()]
-            inside = (shown >= least) & (shown <= (most or 10**9))
+            inside = (shown >= least) & (shown <= most)
             keep = ~labels | inside
             wanted.append(float(ndcg(rank(scores[keep][None], labels[keep][None]), 6)))
         wanted = np.array(wanted)
@@ -447,6 +447,10 @@ def test_groups_are_compared_list_by_list_and_with_each_other():
     found = difference_between(*sides, "0-9", "100 or more")
     assert found.mean == pytest.approx(means["0-9"] - means["100 or more"])
     assert found.low < found.mean < found.high
+    raised = [
+        {**side, "0-9": side["0-9"] + shift} for side, shift in zip(sides, (9, 0), strict=True)
+    ]
+    assert difference_between(*raised, "0-9", "100 or more").error == pytest.approx(found.error)
     empty = [{**side, "0-9": np.full((3, 50), np.nan)} for side in sides]
     assert difference(*empty, "0-9") is None
     assert difference_between(*empty, "0-9", "100 or more") is None

@@ -16,7 +16,7 @@ from dnrlib.rerankers.own_loss import OwnLoss
 from dnrlib.rerankers.prm import PRM
 from dnrlib.trainers import OwnLossTrainer, trainer_for
 from dnrlib.training import Trainer
-from dnrlib.variants import VARIANTS, trainer_of
+from dnrlib.variants import VARIANTS, hears_label_alone, trainer_of, untrained_generator
 
 SMALL = {
     "options": {"dim": 8, "layers": 1, "feed_forward": 8},
@@ -89,6 +89,17 @@ def test_a_variant_is_a_run_of_its_own_and_the_papers_runs_keep_their_names(stil
     assert run_code("prm", "conditional") == usual.code != still.code
 
 
+@pytest.mark.parametrize("variant", ["", *VARIANTS])
+def test_a_generator_of_the_label_alone_takes_labels(variant):
+    made = untrained_generator({"generator": "scores", "lambda_c": 0.4}, variant)
+    labels = torch.tensor([[True, False]])
+    if hears_label_alone(variant):
+        assert made(labels).shape == labels.shape
+    else:
+        with pytest.raises((ConfigError, TypeError)):  # by its shape
+            made(labels)
+
+
 def test_what_is_not_trained_has_no_trainer():
     assert run_config({"method": "score", "trainer": "still"}).trainer == ""
 
@@ -100,11 +111,13 @@ def test_a_reranker_gets_the_lists_that_it_wants(monkeypatch):
     assert lists_of(config) is lists
     before = lists_key(config)
 
-    def more(given, data, options):
-        return replace(given, meta={**given.meta, "dim": options["dim"], "of": data.dataset})
+    def more(given, data):
+        return replace(given, meta={**given.meta, "of": data.dataset})
 
-    monkeypatch.setitem(ENRICHED, "prm", more)
-    assert lists_of(config).meta == {**lists.meta, "dim": 8, "of": "ml-1m"}
+    for name in ("prm", "prm-text"):
+        monkeypatch.setitem(ENRICHED, name, more)
+    assert lists_of(config).meta == {**lists.meta, "of": "ml-1m"}
     assert lists_key(config) != before == hash_of(config.data)
-    assert lists_key(replace(config, seed=3)) == lists_key(config)
-    assert lists_key(replace(config, options={"dim": 4})) != lists_key(config)
+    others = {"seed": 3, "options": {"dim": 4}, "reranker": "prm-text"}
+    assert lists_key(replace(config, **others)) == lists_key(config)
+    assert lists_key(replace(config, reranker="prm-behaviours")) != lists_key(config)

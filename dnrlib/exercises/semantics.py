@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dnrlib.exercises.core import Exercise
+from dnrlib.language_model import request_flops
 
 
 def cosine_to_history(
@@ -21,8 +22,9 @@ def language_model_flops(
     size: float, prompt: int, title: int, candidates: int
 ) -> Float[Tensor, " 2"]:
     """Operations of a request: the prompt read once, and read again with each candidate."""
-    shared, again = prompt + candidates * title, candidates * (prompt + title)
-    return 2.0 * size * torch.tensor([float(shared), float(again)])
+    return torch.tensor(
+        [request_flops(size, prompt, title, candidates, shared) for shared in (True, False)]
+    )
 
 
 def _mean_of_cosines(history: Tensor, candidates: Tensor) -> Tensor:
