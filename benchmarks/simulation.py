@@ -12,7 +12,7 @@ from benchmarks.inference import threads
 from dnrlib.rerankers import build
 from dnrlib.simulation import online
 from dnrlib.simulation.cascade import LISTS_AT_ONCE, RULES, Served, requests_of
-from dnrlib.simulation.online import OnlineConfig, Ready, carry_out
+from dnrlib.simulation.online import OnlineConfig, Ready, carry_out, in_processes
 from dnrlib.timings import Figure
 from dnrlib.training import score_lists
 
@@ -80,7 +80,8 @@ def _whole(test: Ready, quick: bool) -> Figure:
         few = test.config.users
         many = replace(test, config=replace(test.config, users=3 * few))
         took = [
-            seconds(lambda one=one: carry_out(one, workers=2, batch=256)) for one in (test, many)
+            seconds(lambda one=one: carry_out(one, engine=in_processes, batch=256))
+            for one in (test, many)
         ]
         return (took[1] - took[0]) / (2 * few) * USERS / 60
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -517,13 +518,14 @@ def reproduce(
     Doing a cell or a run again leaves its record as it is. Exit code 1: a result is not the
     recorded one, by more than the tolerance that is printed.
     """
+    from dnrlib.engines import ENGINES
     from dnrlib.experiments import load_experiment, took
 
     options = {
         "workers": workers, "address": address, "cpus_per_run": cpus_per_run,
         "gpus_per_run": gpus_per_run, "accelerator": accelerator,
     }  # fmt: skip
-    execute = _engine(engine, **options)
+    execute = _engine(ENGINES, engine, **options)
     if (experiment is None) == (run is None) or (seed and not cell) or (cell and run):
         raise typer.BadParameter(
             "give --experiment NAME, with --cell and --seed or without, or --run NAME"
@@ -650,16 +652,14 @@ def _cells(estimate: Any) -> tuple[str, str]:
     return duration(estimate.seconds), f"{estimate.memory_mib:,.0f} MiB"
 
 
-def _engine(name: str, **options: Any) -> Any:
+def _engine(engines: Mapping[str, Callable[..., Any]], name: str, **options: Any) -> Any:
     """The engine with those of the options that were given; each must be one of its own."""
-    from dnrlib.engines import ENGINES
-
-    if name not in ENGINES:
-        raise ConfigError(f"engine = {name!r}: choose one of {', '.join(ENGINES)}")
+    if name not in engines:
+        raise ConfigError(f"engine = {name!r}: choose one of {', '.join(engines)}")
     given = {option: value for option, value in options.items() if value is not None}
-    for option in given.keys() - signature(ENGINES[name]).parameters.keys():
+    for option in given.keys() - signature(engines[name]).parameters.keys():
         raise ConfigError(f"--{option.replace('_', '-')} is no option of --engine {name}")
-    return partial(ENGINES[name], **given)
+    return partial(engines[name], **given)
 
 
 @app.command()
@@ -687,17 +687,32 @@ def measure(
 @app.command()
 def simulate(
     name: Annotated[str, typer.Argument(help="A file of online/, without its ending.")],
+    engine: Annotated[
+        str,
+        typer.Option(help="Where: local (processes of this machine) or ray (many machines)."),
+    ] = "local",
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that share the simulated users.")
-    ] = 2,
+        int | None,
+        typer.Option(min=1, help="local: processes that share the users; 2 if not given."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="ray: a cluster's HOST:PORT, or auto; not given: Ray on this machine."),
+    ] = None,
+    cpus_per_run: Annotated[
+        float | None, typer.Option(help="ray: cores of a block of users; 1 if not given.")
+    ] = None,
     runs: Annotated[
         Path, typer.Option(help="The folder of weights; rerankers that it lacks are trained.")
     ] = Path("runs"),
 ) -> None:
     """Do a simulated online test with each of its seeds, and write down what users did."""
+    from dnrlib.simulation.online import ENGINES
     from dnrlib.simulation.recorded import load_definition, record
 
-    done = record(load_definition(name), console.print, workers, runs=runs)
+    options = {"workers": workers, "address": address, "cpus_per_run": cpus_per_run}
+    chosen = _engine(ENGINES, engine, **options)
+    done = record(load_definition(name), console.print, chosen, runs=runs)
     console.print(f"Wrote {done}")
 
 

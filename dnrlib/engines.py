@@ -315,6 +315,45 @@ def run_on_ray(
             yield from _successes(tasks)
 
 
+def map_on_ray(
+    function: Callable[..., Any],
+    shared: Any,
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    address: str | None = None,
+    cpus: float = 1.0,
+) -> Iterator[Any]:
+    """``function(shared, *task)`` of each task, in their order, as tasks of a Ray cluster.
+
+    What is shared travels once to each machine. A task whose worker is lost is done again, up to
+    `RETRIES` times; what is under way when the caller stops is cancelled.
+
+    Args:
+        function: of a module that the workers have.
+        address: as in `run_on_ray`.
+        cpus: cores of a task.
+
+    Raises:
+        ConfigError: as `run_on_ray` does; besides, whatever the function raises.
+        DnrError: the workers of a task were lost too often.
+    """
+    ray, wanted = _ray(), _wanted(cpus, 0)
+    with _connected(ray, address):
+        if lack := _lack(ray, wanted):
+            raise ConfigError(lack)
+        there = ray.put(shared)
+        remote = ray.remote(function).options(
+            num_cpus=wanted["CPU"], max_retries=RETRIES, retry_exceptions=[ray.exceptions.RayError]
+        )
+        begun = [remote.remote(there, *task) for task in tasks]
+        try:
+            for one in begun:
+                yield _fetch(ray, one)
+        finally:
+            for left in begun:
+                ray.cancel(left)
+
+
 def _ray() -> Any:
     try:
         return importlib.import_module("ray")
@@ -433,16 +472,21 @@ def _compute(
     return compute(config, lists, checkpoint, hardware, partial(on_progress, config))
 
 
-def _collect(ray: Any, done: Any, made_of: str, folders: Folders) -> Record:
-    """Write what a task returned; the worker does not know the commit, but has its code."""
-    results, runs, group = folders
+def _fetch(ray: Any, done: Any) -> Any:
+    """What a task returned, or raised."""
     try:
-        record, weights = ray.get(done)
+        return ray.get(done)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, ray.exceptions.RayError):
             cause = DnrError(f"Ray could not do it: {str(cause).splitlines()[0]}")
         raise cause from error
+
+
+def _collect(ray: Any, done: Any, made_of: str, folders: Folders) -> Record:
+    """Write what a task returned; the worker does not know the commit, but has its code."""
+    results, runs, group = folders
+    record, weights = _fetch(ray, done)
     record = replace(record, made=record.made | {"commit": made_of})
     save(record, weights, results, runs, group)
     for half in ((runs or RUNS) / record.run).glob("*.part"):  # of workers that were killed

@@ -217,12 +217,28 @@ def test_trained_arms_are_served_and_kept(cache, runs):
     one = run(config, said.append, cache=cache, runs=runs)
     assert sum(text.startswith("Training") for text in said) == 2
     said.clear()
-    other = run(config, said.append, workers=2, batch=32, cache=cache, runs=runs)
+    other = run(config, said.append, online.in_processes, batch=32, cache=cache, runs=runs)
     assert not any(text.startswith("Training") for text in said)
     assert "left" in said[-1]
     for name in one.metrics:  # rounding can turn what is almost level
         np.testing.assert_allclose(one.sums[name].mean(), other.sums[name].mean(), rtol=0.02)
     assert equal_users(one, other) > 0.95
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::DeprecationWarning:ray")
+def test_a_cluster_serves_the_same(world):
+    pytest.importorskip("ray")
+    test = online.Ready(
+        OnlineConfig(arms=("score", "oracle"), users=90, requests=4, before=0), world, {}
+    )
+    here, there = (online.carry_out(test, engine=one, batch=40) for one in (None, online.on_ray))
+    assert equal(here, there)
+
+
+def test_a_worker_with_other_code_is_refused(world):
+    test = online.Ready(OnlineConfig(arms=("score",), users=2, requests=4, before=0), world, {})
+    with pytest.raises(ConfigError, match="has other code than here"):
+        online._block_there((test, "other", 1), 0, 2)
 
 
 def equal_users(one, other):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dnrlib.data import SimulatedWorld, load, stages
 from dnrlib.data.steps import raw_ids, to_log
 from dnrlib.errors import ConfigError
-from dnrlib.experiments import METHODS, RUNS, UNTRAINED, RunConfig, compute, run_config, run_name
+from dnrlib.experiments import FIXED, METHODS, RUNS, RunConfig, compute, run_config, run_name
 from dnrlib.files import replacing
 from dnrlib.identity import code_hash, hash_of
 from dnrlib.lists import CandidateLists
@@ -121,7 +121,7 @@ def settings(world: str, data: Mapping[str, Any], training: Mapping[str, Any]) -
 
 def check_arms(arms: tuple[str, ...]) -> None:
     """Raise ConfigError if an arm is neither a rule nor a method that is trained."""
-    known = (*RULES, *(method for method in METHODS if method not in UNTRAINED))
+    known = (*RULES, *(method for method in METHODS if method not in FIXED))
     for arm in arms:
         if arm not in known:
             raise ConfigError(f"arms: {arm!r} is unknown, choose from {', '.join(known)}")

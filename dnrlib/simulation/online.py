@@ -7,6 +7,7 @@ or fitted (`responses`), and candidates and orders are a real cascade's (`cascad
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,9 +22,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dnrlib.engines import threads_each
+from dnrlib.engines import map_on_ray, threads_each
 from dnrlib.errors import ConfigError
-from dnrlib.identity import from_dict
+from dnrlib.identity import code_hash, from_dict
 from dnrlib.parallel import exit_with
 from dnrlib.prepare import DataConfig
 from dnrlib.simulation.cascade import (
@@ -40,6 +41,15 @@ from dnrlib.simulation.cascade import (
 )
 from dnrlib.simulation.experiment import assign, check_shares
 from dnrlib.units import duration
+
+CODE = tuple(f"simulation/{name}.py" for name in ("online", "cascade", "responses", "exposures"))
+"""What a test depends on, besides the data and the runs of its rerankers."""
+
+Block = tuple[int, int]
+"""The first user and the one behind the last."""
+Counts = Iterator[Float[np.ndarray, "days_plus_1 metrics _"]]
+"""Of each block what its users did: in all the time before, then on each day of the test."""
+Engine = Callable[..., Counts]
 
 
 @dataclass(frozen=True)
@@ -162,20 +172,20 @@ class Ready:
 def run(
     config: OnlineConfig,
     say: Callable[[str], None] = lambda text: None,
-    workers: int = 1,
+    engine: Engine | None = None,
     batch: int = 1024,
     cache: Path | None = None,
     runs: Path | None = None,
 ) -> Totals:
     """Do a test.
 
-    Every simulated user has random numbers of its own, so that neither ``workers`` nor ``batch``
+    Every simulated user has random numbers of its own, so that neither ``engine`` nor ``batch``
     changes what a user meets. A batch changes the rounding of the rerankers' logits, though, and
     with it, rarely, the order of two candidates that are almost level.
 
     Args:
         say: told what is being done and how far it is.
-        workers: processes that share the users.
+        engine: of `ENGINES`, where the users are simulated; by default in this process.
         batch: users that are simulated at a time; memory grows with it.
         cache: the folder of what was prepared, by default data/prepared.
         runs: the folder of weights, by default runs/; what is not there is trained.
@@ -184,7 +194,7 @@ def run(
         ConfigError: a parameter is wrong, or some user has seen too much of the catalogue.
         DataError: the world's data are neither found nor downloaded.
     """
-    return carry_out(make_ready(config, say, cache, runs), say, workers, batch)
+    return carry_out(make_ready(config, say, cache, runs), say, engine, batch)
 
 
 def world(
@@ -222,15 +232,16 @@ def make_ready(
 def carry_out(
     test: Ready,
     say: Callable[[str], None] = lambda text: None,
-    workers: int = 1,
+    engine: Engine | None = None,
     batch: int = 1024,
 ) -> Totals:
     """The second step of `run`: serve all users at all of their requests.
 
     Raises:
-        ConfigError: some user has seen too much of the catalogue.
+        ConfigError: some user has seen too much of the catalogue, or the engine refuses.
     """
-    counts = np.concatenate(_blocks(test, say, workers, batch), axis=2).astype(np.float64)
+    blocks = _blocks(test, say, engine or in_this_process, batch)
+    counts = np.concatenate(blocks, axis=2).astype(np.float64)
     return Totals(
         arms=tuple(test.config.arms),
         user=np.arange(test.config.users),
@@ -251,31 +262,64 @@ def _metrics(test: Ready) -> tuple[str, ...]:
 
 
 def _blocks(
-    test: Ready, say: Callable[[str], None], workers: int, batch: int
+    test: Ready, say: Callable[[str], None], engine: Engine, batch: int
 ) -> list[Float[np.ndarray, "days_plus_1 metrics _"]]:
     """The counts of all users, block by block; says how long the rest will take."""
     users = test.config.users
-    ranges = [(first, min(first + batch, users)) for first in range(0, users, batch)]
+    blocks = [(first, min(first + batch, users)) for first in range(0, users, batch)]
     began, found = time.perf_counter(), []
-    for (_, end), counts in zip(ranges, _each(test, ranges, workers), strict=True):
+    for (_, end), counts in zip(blocks, engine(test, blocks), strict=True):
         found.append(counts)
         left = (time.perf_counter() - began) / end * (users - end)
         say(f"Simulated {end:,} of {users:,} users, {duration(left)} left")
     return found
 
 
-def _each(
-    test: Ready, ranges: list[tuple[int, int]], workers: int
-) -> Iterator[Float[np.ndarray, "days_plus_1 metrics _"]]:
-    if workers == 1:
-        yield from (_block(test, *one) for one in ranges)
-        return
+def in_this_process(test: Ready, blocks: Sequence[Block]) -> Counts:
+    """One block after the other."""
+    yield from (_block(test, *block) for block in blocks)
+
+
+def in_processes(test: Ready, blocks: Sequence[Block], *, workers: int = 2) -> Counts:
+    """In processes of this machine, which share the cores."""
     given = (test, threads_each(workers), os.getpid())
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, given) as pool:
         try:
-            yield from pool.map(_my_block, ranges)
+            yield from pool.map(_my_block, blocks)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def on_ray(
+    test: Ready,
+    blocks: Sequence[Block],
+    *,
+    address: str | None = None,
+    cpus_per_run: float = 1.0,
+) -> Counts:
+    """As tasks of a Ray cluster, each a block; world and rerankers travel to the workers once.
+
+    Args:
+        address, cpus_per_run: as in `dnrlib.engines.run_on_ray`; a run is a block of users.
+
+    Raises:
+        ConfigError, DnrError: as `dnrlib.engines.run_on_ray` does.
+    """
+    shared = (test, code_hash(CODE), max(1, int(cpus_per_run)))
+    yield from map_on_ray(_block_there, shared, blocks, address=address, cpus=cpus_per_run)
+
+
+ENGINES: dict[str, Engine] = {"local": in_processes, "ray": on_ray}
+"""Name -> generator of the counts of blocks of users, in their order; the options differ."""
+
+
+def _block_there(shared: tuple[Ready, str, int], first: int, end: int) -> Any:
+    """A block, on a machine that may have other code."""
+    test, code, threads = shared
+    if code_hash(CODE) != code:
+        raise ConfigError(f"dnrlib on {socket.gethostname()} has other code than here")
+    torch.set_num_threads(threads)
+    return _block(test, first, end)
 
 
 _mine: list[Ready] = []
@@ -288,8 +332,8 @@ def _begin(test: Ready, threads: int, parent: int) -> None:
     _mine.append(test)
 
 
-def _my_block(one: tuple[int, int]) -> Float[np.ndarray, "days_plus_1 metrics _"]:
-    return _block(_mine[0], *one)
+def _my_block(block: Block) -> Float[np.ndarray, "days_plus_1 metrics _"]:
+    return _block(_mine[0], *block)
 
 
 @torch.inference_mode()

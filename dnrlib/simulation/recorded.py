@@ -18,11 +18,18 @@ from dnrlib.measurements import Measurement, load_measurement, measurement_path,
 from dnrlib.simulation.cascade import run_names, settings
 from dnrlib.simulation.experiment import Moments
 from dnrlib.simulation.experiment import moments as moments_of
-from dnrlib.simulation.online import OnlineConfig, Ready, Totals, carry_out, make_ready, world
+from dnrlib.simulation.online import (
+    CODE,
+    Engine,
+    OnlineConfig,
+    Ready,
+    Totals,
+    carry_out,
+    make_ready,
+    world,
+)
 
 DEFINITIONS = Path("online")
-CODE = tuple(f"simulation/{name}.py" for name in ("online", "cascade", "responses", "exposures"))
-"""What a test depends on, besides the data and the runs of its rerankers."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def _written(definition: Definition, folder: Path | None) -> list[dict[str, Any]
 def record(
     definition: Definition,
     say: Callable[[str], None] = lambda text: None,
-    workers: int = 1,
+    engine: Engine | None = None,
     cache: Path | None = None,
     runs: Path | None = None,
     folder: Path | None = None,
@@ -101,7 +108,7 @@ def record(
     A seed is not done again that is recorded with the same settings, data, rerankers and code.
 
     Args:
-        workers, cache, runs: as in `dnrlib.simulation.online.run`.
+        engine, cache, runs: as in `dnrlib.simulation.online.run`.
         folder: where to write, by default measurements/.
 
     Raises:
@@ -113,7 +120,7 @@ def record(
         named = f"[{number}/{len(definition.configs)}] {_name(config)}"
         known = [run for run in old if _same(run, config, cache, say)]
         say(f"{named} is recorded already" if known else named)
-        found += known or [_done(config, say, workers, cache, runs)]
+        found += known or [_done(config, say, engine, cache, runs)]
         rest = [run for run in old if run["run"] not in {one["run"] for one in found}]
         write(Measurement("", definition.measure, found + rest, provenance()), folder)
     return measurement_path("", definition.measure, folder)
@@ -122,12 +129,12 @@ def record(
 def _done(
     config: OnlineConfig,
     say: Callable[[str], None],
-    workers: int,
+    engine: Engine | None,
     cache: Path | None,
     runs: Path | None,
 ) -> dict[str, Any]:
     test = make_ready(config, say, cache, runs)
-    return _entry(test, carry_out(test, say, workers))
+    return _entry(test, carry_out(test, say, engine))
 
 
 def _name(config: OnlineConfig) -> str:
