@@ -57,6 +57,10 @@ Feedback = Annotated[
         "KuaiRand; not given: what is customary."
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(help="ray: a cluster's HOST:PORT, or auto; not given: Ray on this machine."),
+]
 File = Annotated[
     str,
     typer.Option(help="With --dataset lists: the Parquet or CSV file, see `dnr data check`."),
@@ -496,10 +500,7 @@ def reproduce(
         int | None,
         typer.Option(min=1, help="local: runs side by side; they share the cores; 4 if not given."),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="ray: a cluster's HOST:PORT, or auto; not given: Ray on this machine."),
-    ] = None,
+    address: Address = None,
     cpus_per_run: Annotated[
         float | None, typer.Option(help="ray: cores of a run; 1 if not given.")
     ] = None,
@@ -695,10 +696,7 @@ def simulate(
         int | None,
         typer.Option(min=1, help="local: processes that share the users; 2 if not given."),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="ray: a cluster's HOST:PORT, or auto; not given: Ray on this machine."),
-    ] = None,
+    address: Address = None,
     cpus_per_run: Annotated[
         float | None, typer.Option(help="ray: cores of a block of users; 1 if not given.")
     ] = None,
