@@ -218,7 +218,9 @@ def _note(path: Path) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    """Or what is shown as a dash."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number or value is None or value == "–"
 
 
 def _cell(value: Any, digits: int) -> str:

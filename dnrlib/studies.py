@@ -413,8 +413,8 @@ def moves(table: pl.DataFrame, choice: str) -> pl.DataFrame:
         choice: one of `CHOICES`, or ``seed`` or ``method``.
 
     Returns:
-        One row for each setting of all else under which two values or more were tried: the
-        columns of all else, ``values`` (how many), ``range`` (largest less smallest).
+        One row for each setting of all else under which two values or more were tried, with the
+        columns of all else, ``values`` (how many) and ``range`` (largest less smallest).
     """
     # a choice of what to train on may come with another number of test lists
     ignored = {choice, "value"} | ({"test lists"} if choice == "training" else set())

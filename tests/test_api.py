@@ -356,6 +356,8 @@ def test_reference_and_chapters_lead_to_each_other(tmp_path, notebook):
     assert "Float[Tensor, " in re.sub("<.*?>", "", entry)
     said = re.sub("<.*?>", "", (site / "book/api/theory.html").read_text("utf-8"))
     assert re.search(r"LOOK\s*.*= \{…\}", said)
+    assert re.search(r"ENGINES\s*.*= \{…\}", said)
+    assert "<function" not in unescape(said)
     assert "PROTOCOL = 'shown+sampled'" in unescape(said)
     assert "Alias for field number" not in said
     assert said.count("The same as") > said.count("alias of") == 0

@@ -58,7 +58,7 @@ def public_address(address: str) -> str | None:
         address: as git knows it: https, ssh, or `git@FORGE:OWNER/NAME.git`.
 
     Returns:
-        None for any other address: a folder, or a host that is not known to be public.
+        None for any other address, such as a folder or a host that is not known to be public.
     """
     match = _ADDRESS.fullmatch(address.strip())
     return f"https://{match['forge']}/{match['path'].removesuffix('.git')}" if match else None

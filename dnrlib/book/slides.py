@@ -2,7 +2,7 @@
 
 A deck is a file `book/slides/*.yml`: a title and slides, each of which takes elements of pages by
 the anchors that links use, such as `two-stages#fig-cascade`. So nothing that depends on a run is
-typed twice. `book/teaching.md` describes the file for lecturers.
+typed twice. `book/teaching.ipynb` describes the file for lecturers.
 """
 
 from __future__ import annotations

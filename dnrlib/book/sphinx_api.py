@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +37,8 @@ SETTINGS = {
 }
 LONGEST = 300
 """Letters of a constant's value; of a longer one only the brackets are shown."""
+_OBJECT = re.compile(r"<(function|class|object|bound method) ")
+"""How Python writes what has no value to be shown."""
 REFERENCE = "book/api/"
 
 
@@ -75,8 +78,8 @@ def _tidy(app: Sphinx, doctree: nodes.document) -> None:
     """A name in a signature is the one of this full name, and not any that ends like it.
 
     Two hyphens, which smart quotes leave alone as those of options, become the colon of the source.
-    A constant's value is not longer than what is said of it, and no folder in which the book was
-    built. What an alias stands for is said once.
+    A constant's value is not longer than what is said of it, names no object by its type alone and
+    no folder in which the book was built. What an alias stands for is said once.
     """
     for reference in doctree.findall(addnodes.pending_xref):
         if reference.get("refspecific") is False:
@@ -92,7 +95,7 @@ def _tidy(app: Sphinx, doctree: nodes.document) -> None:
         text = value.astext()
         if text.startswith(" = ") and str(ROOT) in text:
             value.parent.remove(value)
-        elif text.startswith(" = ") and len(text) > LONGEST:
+        elif text.startswith(" = ") and (len(text) > LONGEST or _OBJECT.search(text)):
             value.clear()
             value += nodes.Text(f" = {text[3]}…{text[-1]}")
 

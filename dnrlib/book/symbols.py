@@ -5,7 +5,7 @@ says what they mean. From these tables and a chapter's formulas `add_symbols` ma
 behind the chapter's opening, and `check_symbols` finds symbols that nobody explains. A symbol that
 only one page uses is declared there, in a line of its own in any of its markdown cells:
 
-    % local symbols: $h$, $\mu_z$
+    % local symbols: $h$, $L_y$
 
 Such a symbol means on that page what the page says, whatever it means in the notation. Greek
 letters, calligraphic ones, and L, p and q with a subscript that is no index must be explained in

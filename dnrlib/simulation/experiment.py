@@ -87,7 +87,8 @@ class Lift:
 
     Attributes:
         lift: in percent.
-        low, high: ends of the interval, in percent.
+        low: lower end of the interval, in percent.
+        high: its upper end.
         error: standard error, in percentage points.
         p: two-sided p-value of no lift.
         users: in the control arm and in the other.
@@ -307,7 +308,8 @@ class Looks:
 
     Attributes:
         p: always-valid p-value; it never rises.
-        low, high: ends of the confidence sequence, in percent.
+        low: lower ends of the confidence sequence, in percent.
+        high: its upper ends.
     """
 
     p: Float[np.ndarray, "... looks"]
