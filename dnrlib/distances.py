@@ -1,8 +1,9 @@
 """How far apart two one-dimensional samples lie, with intervals that resample users.
 
-With F and G the two distribution functions, each distance is a norm of F - G: the Kolmogorov-
-Smirnov statistic its maximum, the 1-Wasserstein distance its integral, and the energy distance
-sqrt(2) times its root of the integrated square. So one pass over the sorted values gives all three.
+With F and G the two distribution functions, each distance is a norm of F - G: the
+Kolmogorov-Smirnov statistic its maximum, the 1-Wasserstein distance its integral, and the energy
+distance sqrt(2) times its root of the integrated square. So one pass over the sorted values gives
+all three.
 
 Two finite samples of one law are a positive distance apart: hold each distance against `floor`.
 """
