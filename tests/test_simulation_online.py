@@ -297,9 +297,11 @@ def test_a_test_is_done_again_when_a_reranker_is_another(cache, runs, tmp_path):
     test, given = Definition("made-up", [config]), {"cache": cache, "runs": runs}
     said = []
     path = record(test, **given, folder=tmp_path)
+    written = path.read_text()
     record(test, said.append, **given, folder=tmp_path)
     assert any("recorded already" in text for text in said)
-    content = json.loads(path.read_text())
+    assert path.read_text() == written  # with the day and commit on which it was done
+    content = json.loads(written)
     name = content["runs"][0]["rerankers"]["none"]["run"]
     content["runs"][0]["rerankers"]["none"]["run"] = "another"
     path.write_text(json.dumps(content))

@@ -119,8 +119,12 @@ def record(
     for number, config in enumerate(definition.configs, start=1):
         named = f"[{number}/{len(definition.configs)}] {_name(config)}"
         known = [run for run in old if _same(run, config, cache, say)]
-        say(f"{named} is recorded already" if known else named)
-        found += known or [_done(config, say, engine, cache, runs)]
+        if known:
+            say(f"{named} is recorded already")
+            found += known
+            continue
+        say(named)
+        found.append(_done(config, say, engine, cache, runs))
         rest = [run for run in old if run["run"] not in {one["run"] for one in found}]
         write(Measurement("", definition.measure, found + rest, provenance()), folder)
     return measurement_path("", definition.measure, folder)
