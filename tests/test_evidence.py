@@ -284,16 +284,16 @@ def test_the_recorded_measurements_and_benchmarks_can_be_judged(monkeypatch):
 
 
 def test_counts_and_worlds_are_read(project):
-    from dnrlib.measurements import Measurement, _write
+    from dnrlib.measurements import Measurement, write
 
     made = {"date": "2020-01-01T00:00:00+00:00", "commit": "abc", "machine": "some"}
     runs = [{"run": "ml-1m", "data": "f", "note": "", "rows": [{"users": 1000}]}]
-    _write(Measurement("", "counts", runs, made), None)
+    write(Measurement("", "counts", runs, made), None)
     rows = [{"direct": 1e-12, "l1": 0.3}, {"direct": 2e-12, "l1": 0.1}]
     worlds = [
         {"run": f"world {seed}", "seed": seed, "rows": [row]} for seed, row in enumerate(rows)
     ]
-    _write(Measurement("", "worlds", worlds, made), None)
+    write(Measurement("", "worlds", worlds, made), None)
     counted = claim(
         rule="count", evidence="ml-1m/users", value="1001", unit="count", tolerance="0.1 %"
     )
