@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,18 +80,21 @@ class Record:
         Args:
             behaviour: the kind of feedback, in ``behaviours``; "" is what all records have.
         """
-        lists, n = self.data["test"], self.data["candidates"]
+        return _unpacked(*self._packed(behaviour))
+
+    def _packed(self, behaviour: str) -> tuple[str, str, int, int]:
         both = self.behaviours[behaviour] if behaviour else vars(self)
-        return unpack(both["ranked_labels"], lists, n), unpack(both["ranked_shown"], lists, n)
+        ranked = both["ranked_labels"], both["ranked_shown"]
+        return *ranked, self.data["test"], self.data["candidates"]
 
     def per_list(self, k: int = 6) -> dict[str, Float[Tensor, " lists"]]:
         """Every metric of every test list; runs on the same lists pair up row by row.
 
         Those of a kind of feedback are named as `of_behaviour` does.
         """
-        found = per_list(*self.ranked(), k)
+        found = dict(_per_list(*self._packed(""), k))
         for name in self.behaviours:
-            found |= of_behaviour(name, per_list(*self.ranked(name), k))
+            found |= of_behaviour(name, _per_list(*self._packed(name), k))
         return found
 
     def contradictions(self) -> dict[str, tuple[float, float]]:
@@ -138,6 +142,20 @@ def ranked_record(
 ) -> dict[str, str]:
     """The two packed fields of a record."""
     return {"ranked_labels": pack(labels), "ranked_shown": pack(shown)}
+
+
+def _unpacked(
+    labels: str, shown: str, lists: int, n: int
+) -> tuple[Bool[Tensor, "lists n"], Bool[Tensor, "lists n"]]:
+    return unpack(labels, lists, n), unpack(shown, lists, n)
+
+
+@lru_cache(maxsize=256)
+def _per_list(
+    labels: str, shown: str, lists: int, n: int, k: int
+) -> dict[str, Float[Tensor, " lists"]]:
+    """Kept, as a page asks for one metric after the other; not to be changed by who gets it."""
+    return per_list(*_unpacked(labels, shown, lists, n), k)
 
 
 def of_behaviour(name: str, metrics: Mapping[str, Metric]) -> dict[str, Metric]:

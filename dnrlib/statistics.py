@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt16
 from scipy.stats import t as student
 
 from dnrlib.errors import ConfigError
@@ -95,7 +96,7 @@ def mean_interval(
         raise ConfigError("values: no list is left, each has a NaN")
     rows, dropped = rows[:, kept], int((~kept).sum())
     groups = np.arange(rows.shape[1]) if clusters is None else clusters[kept]
-    means = _resampled_means(rows, groups, resamples, np.random.default_rng(seed))
+    means = _resampled_means(rows, groups, resamples, seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(rows.mean().item(), low.item(), high.item(), rows.shape[1], dropped)
 
@@ -162,7 +163,7 @@ def estimate(
         by_either = between_clusters + between_seeds
         variance = _two_way(by_both, by_either) if seeds > 1 else by_either
     else:
-        means = _resampled_means(rows, groups, resamples, np.random.default_rng(seed))
+        means = _resampled_means(rows, groups, resamples, seed)
         variance = means.var() + between_seeds / seeds
     error = float(np.sqrt(variance))
     parts = [(between_clusters, len(by_cluster) - 1), (between_seeds, max(seeds - 1, 1))]
@@ -291,16 +292,35 @@ def _resampled_means(
     values: Float[np.ndarray, "seeds lists"],
     groups: Shaped[np.ndarray, " lists"],
     resamples: int,
-    rng: np.random.Generator,
+    seed: int,
 ) -> Float[np.ndarray, " {resamples}"]:
     _, cluster, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.stack([np.bincount(cluster, weights=row) for row in values])
-    seeds, step = len(values), max(1, _DRAWS_AT_ONCE // len(sizes))
-    means = np.empty(resamples)
+    sums = np.stack([np.bincount(cluster, weights=row) for row in [*values, np.ones(len(cluster))]])
+    times, weights = _draws(len(sizes), len(values), resamples, seed)
+    step = max(1, _DRAWS_AT_ONCE // len(sizes))
+    totals = np.concatenate(
+        [times[start : start + step] @ sums.T for start in range(0, resamples, step)]
+    )
+    return (weights * totals[:, :-1]).sum(1) / totals[:, -1]
+
+
+@lru_cache(maxsize=2)
+def _draws(
+    clusters: int, seeds: int, resamples: int, seed: int
+) -> tuple[UInt16[np.ndarray, "{resamples} {clusters}"], Float[np.ndarray, "{resamples} {seeds}"]]:
+    """How often each cluster is drawn in each resample, and the share of each seed.
+
+    They are kept, as the estimates of a page mostly have as many lists and seeds as the one before.
+    """
+    rng = np.random.default_rng(seed)
+    times = np.empty((resamples, clusters), np.uint16)
+    weights = np.empty((resamples, seeds))
+    step = max(1, _DRAWS_AT_ONCE // clusters)
     for start in range(0, resamples, step):
-        rows = means[start : start + step]
-        drawn = rng.integers(len(sizes), size=(len(rows), len(sizes)))
-        weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(rows)) / seeds
-        total = np.take_along_axis(weights @ sums, drawn, axis=1).sum(1)
-        rows[:] = total / sizes[drawn].sum(1)
-    return means
+        rows = times[start : start + step]
+        drawn = rng.integers(clusters, size=rows.shape)
+        places = drawn + clusters * np.arange(len(rows))[:, None]
+        rows[:] = np.bincount(places.ravel(), minlength=rows.size).reshape(rows.shape)
+        equal = np.full(seeds, 1 / seeds)
+        weights[start : start + step] = rng.multinomial(seeds, equal, size=len(rows)) / seeds
+    return times, weights
