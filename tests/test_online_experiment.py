@@ -270,6 +270,15 @@ def test_cuped_keeps_the_coverage_and_narrows_the_interval():
     assert np.mean(errors) == pytest.approx(math.sqrt(1 - rho**2), rel=0.05)
 
 
+def test_without_a_time_before_there_is_nothing_to_adjust():
+    rng = np.random.default_rng(0)
+    arms = [
+        moments({"y": rng.random(50), "n": 1 + rng.random(50), "b:y": none, "b:n": none})
+        for none in (np.zeros(50), np.zeros(50))
+    ]
+    assert lifts(arms, "y", "n", "b:y", "b:n") == lifts(arms, "y", "n")
+
+
 def test_cuped_of_a_ratio_keeps_the_coverage():
     rng, covered, errors = np.random.default_rng(3), [], []
     arm = np.repeat([0, 1], 500)

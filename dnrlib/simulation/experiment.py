@@ -267,6 +267,9 @@ def _explained(
     whole: Moments, now: tuple[str, str], before: tuple[str, str]
 ) -> Float[np.ndarray, " metrics"]:
     """CUPED's slope times the weights of what was before; 0 where that does not vary."""
+    _, per = before
+    if per and not whole.mean_of(per):  # nobody did anything before
+        return 0 * whole.mean
     past = _weights(whole, *before)
     variance = float(past @ whole.covariance @ past)
     covariance = float(_weights(whole, *now) @ whole.covariance @ past)
