@@ -762,7 +762,11 @@ def book(
     ] = False,
     durations: Annotated[
         bool,
-        typer.Option("--record-durations", help="Also write book/durations.json, to predict from."),
+        typer.Option(
+            "--record-durations",
+            help="Also write book/durations.json, to predict from. Use it in a new clone: what is "
+            "done already takes no time.",
+        ),
     ] = False,
 ) -> None:
     """Execute the chapters with papermill and render the site, or one chapter."""
